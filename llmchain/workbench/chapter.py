@@ -18,7 +18,8 @@ from llmchain.workbench.contract import (
     Chapter,
     ContractError,
     known,
-    read_chapters,
+    project_root,
+    read_chapter,
 )
 from llmchain.workbench.store import Store, read_json, runs_folder, write_json
 
@@ -33,10 +34,10 @@ def open_chapter(chapter_id: str, namespace: dict[str, Any]) -> "Open":
     seeded globally, and sets the number of threads. ContractError: a wrong parameter.
     FileNotFoundError: a missing input, with the command that makes it.
     """
-    chapters = read_chapters()
-    if chapter_id not in chapters:
-        raise ContractError(f"{chapter_id}: no such notebook under nbs/")
-    chapter = chapters[chapter_id]
+    paths = sorted(project_root().glob(f"nbs/[0-9][0-9]_*/{chapter_id}.ipynb"))
+    if len(paths) != 1:
+        raise ContractError(f"{chapter_id}: {len(paths)} such notebooks under nbs/; expected one")
+    chapter = read_chapter(paths[0])
     parameters, problems = {}, []
     for name in _injected(namespace.get("In", [])):
         try:
@@ -50,8 +51,7 @@ def open_chapter(chapter_id: str, namespace: dict[str, Any]) -> "Open":
             problems += error.problems
     if problems:
         raise ContractError(problems)
-    makers = {name: c.id for c in chapters.values() for name in c.makes}
-    opened = Open(chapter, parameters, makers)
+    opened = Open(chapter, parameters)
     namespace.update(parameters)  # an int given for a float is a float from here on
     return opened
 
@@ -71,12 +71,21 @@ def _injected(history: list[str]) -> list[str]:
     return names
 
 
+def _how_to_make(artifact: str) -> str:
+    """`made by 02_clean: llmchain run 02_clean`."""
+    for path in sorted(project_root().glob("nbs/[0-9][0-9]_*/*.ipynb")):
+        try:
+            if artifact in read_chapter(path).makes:
+                return f"made by {path.stem}: llmchain run {path.stem}"
+        except ContractError:
+            continue  # a notebook that somebody is writing; `llmchain doctor` tells of it
+    return "which no chapter makes"
+
+
 class Open:
     """An opened chapter. Everything it is told is kept in its run folder; `close` publishes."""
 
-    def __init__(
-        self, chapter: Chapter, parameters: dict[str, Any], makers: dict[str, str]
-    ) -> None:
+    def __init__(self, chapter: Chapter, parameters: dict[str, Any]) -> None:
         self.chapter = chapter
         self.parameters = parameters
         self.seed = int(parameters.get("seed", 0))
@@ -90,7 +99,7 @@ class Open:
         stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{chapter.id}-{uuid.uuid4().hex[:6]}"
         self.folder = Path(context.get("folder") or runs_folder() / "interactive" / stamp)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.inputs = self._find_inputs(makers)
+        self.inputs = self._find_inputs()
         self.profile = self._profile()
         self.threads = int(os.environ.get("LLMCHAIN_THREADS") or os.cpu_count() or 1)
         self.outputs: dict[str, Path] = {}
@@ -108,17 +117,13 @@ class Open:
 
     # ── what goes in ──────────────────────────────────────────────────────────────────────────
 
-    def _find_inputs(self, makers: dict[str, str]) -> dict[str, str]:
+    def _find_inputs(self) -> dict[str, str]:
         given = self.context.get("inputs", {})
         found, missing = {}, []
         for name in self.chapter.needs:
             digest = given.get(name) or self.store.latest(name)
             if digest is None:
-                maker = makers.get(name)
-                how = (
-                    f"made by {maker}: llmchain run {maker}" if maker else "which no chapter makes"
-                )
-                missing.append(f"{self.chapter.id} needs `{name}`, {how}")
+                missing.append(f"{self.chapter.id} needs `{name}`, {_how_to_make(name)}")
             else:
                 found[name] = digest
         if missing:

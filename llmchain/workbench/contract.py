@@ -57,29 +57,33 @@ class Parameter:
 
     def check(self, value: Any, owner: str) -> Any:
         """`value` as this parameter's type; ContractError names owner, value and rule."""
-        wrong = f"{owner}: `{self.name}` must be {self.type}, {self.rule}; got {value!r}"
         if isinstance(value, str) and self.type != "str":
-            value = self._parse(value, wrong)
+            value = self._parse(value, owner)
         if self.type == "float" and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if not isinstance(value, TYPES[self.type]) or (
-            isinstance(value, bool) and self.type != "bool"
-        ):
-            raise ContractError(wrong)
-        if self.choices and str(value) not in self.choices:
-            raise ContractError(wrong)
-        # written so that NaN, which compares false with everything, is refused too
-        if self.low is not None and self.high is not None and not self.low <= value <= self.high:
-            raise ContractError(wrong)
+        right_type = isinstance(value, TYPES[self.type]) and (
+            self.type == "bool" or not isinstance(value, bool)
+        )
+        # the comparison is false for NaN, which is thereby refused
+        in_range = (
+            self.low is None or self.high is None or (right_type and self.low <= value <= self.high)
+        )
+        if not right_type or not in_range or (self.choices and str(value) not in self.choices):
+            raise self._wrong(value, owner)
         return value
 
-    def _parse(self, text: str, wrong: str) -> Any:
+    def _wrong(self, value: Any, owner: str) -> ContractError:
+        return ContractError(
+            f"{owner}: `{self.name}` must be {self.type}, {self.rule}; got {value!r}"
+        )
+
+    def _parse(self, text: str, owner: str) -> Any:
         try:
             if self.type == "bool":
                 return {"true": True, "false": False}[text.strip().lower()]
             return TYPES[self.type](text.strip())
         except (KeyError, ValueError):
-            raise ContractError(wrong) from None
+            raise self._wrong(text, owner) from None
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ class Chapter:
     makes: tuple[str, ...]
     data: tuple[str, ...]
     cost: dict[str, dict[str, float]]  # profile -> {"seconds", "gigabytes"}
+    key: str  # the metric that stands for the chapter in a summary, or ""
+    alone: bool  # measures speed, so nothing else may run beside it
     parameters: dict[str, Parameter]
     code: tuple[str, ...] = field(repr=False)  # sources of the code cells
 
@@ -188,7 +194,7 @@ def read_chapter(path: Path) -> Chapter:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
         raise ContractError(f"{owner}: not a notebook ({type(error).__name__}: {error})") from None
-    if not NAME.match(owner):
+    if not NAME.fullmatch(owner):
         raise ContractError(f"{owner}: a chapter is called NN_name, as in 03_deduplicate")
     sources = [(c["cell_type"], "".join(c["source"]), c["metadata"].get("tags", [])) for c in cells]
     problems: list[str] = []
@@ -228,9 +234,12 @@ def _front_matter(raw: list[str], owner: str, problems: list[str]) -> dict[str, 
     if not isinstance(declared, dict):
         problems.append(f"{owner}: front matter `chapter:` must hold fields")
         return {}
-    if unknown := set(declared) - {"needs", "makes", "data", "cost"}:
+    if unknown := set(declared) - {"needs", "makes", "data", "cost", "key", "alone"}:
         problems.append(f"{owner}: front matter has unknown fields: {', '.join(sorted(unknown))}")
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {
+        "key": str(declared.get("key") or ""),
+        "alone": declared.get("alone", False) is True,
+    }
     for key in ("needs", "makes", "data"):
         values = declared.get(key) or []
         if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
@@ -242,7 +251,7 @@ def _front_matter(raw: list[str], owner: str, problems: list[str]) -> dict[str, 
             problems += [
                 f"{owner}: artifact `{v}` in `{key}` is not called kind/name"
                 for v in values
-                if not ARTIFACT.match(v)
+                if not ARTIFACT.fullmatch(v)
             ]
         fields[key] = tuple(values)
     try:

@@ -20,7 +20,13 @@ WORDS = {
     "en": ["Chapter", "Status", "Time", "Memory", "Key result", "held", "broken", "recorded"],
     "zh": ["章节", "状态", "用时", "内存", "关键结果", "成立", "不成立", "已记录"],
 }
-STATUS_ZH = {"ok": "完成", "cached": "缓存", "failed": "失败", "interrupted": "中断", "skipped": "跳过"}
+STATUS_ZH = {
+    "ok": "完成",
+    "cached": "缓存",
+    "failed": "失败",
+    "interrupted": "中断",
+    "skipped": "跳过",
+}
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 250, 52, 12, 26, 40  # a chart and its margins
 MAX_POINTS = 400  # a line of a chart; more are not seen
 
@@ -36,9 +42,9 @@ def number(value: Any) -> str:
     return f"{value:.4g}"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: Any) -> str:
     "Seconds as a person says them."
-    if seconds is None:
+    if not isinstance(seconds, (int, float)):
         return "–"
     if seconds < 60:
         return f"{seconds:.1f} s"
@@ -62,17 +68,23 @@ def bound(claim: dict) -> str:
 
 def verdict(claim: dict) -> str:
     "held, broken, or recorded: a claim without a bound for this profile is only recorded."
-    return "recorded" if not bound(claim) else "held" if claim.get("held") else "broken"
+    return "recorded" if claim.get("held") is None else "held" if claim["held"] else "broken"
 
 
 def key_result(chapter: dict) -> str:
-    "What a chapter stands for: its first broken claim, else its first claim, else a metric."
-    claims = chapter.get("claims") or []
-    for claim in sorted(claims, key=lambda claim: verdict(claim) != "broken")[:1]:
+    "What a chapter stands for: a broken claim, else its key metric, else its first claim or metric."
+    key = chapter.get("key_metric")
+    claims = sorted(
+        chapter.get("claims") or [], key=lambda c: (verdict(c) != "broken", c["name"] != key)
+    )
+    metrics = chapter.get("metrics") or {}
+    if claims and (
+        verdict(claims[0]) == "broken" or claims[0]["name"] == key or key not in metrics
+    ):
+        claim = claims[0]
         return f"{claim['name']} {number(claim.get('value'))} {bound(claim)}".strip()
-    for name, value in (chapter.get("metrics") or {}).items():
-        return f"{name} {number(value)}"
-    return ""
+    name = key if key in metrics else next(iter(metrics), None)
+    return f"{name} {number(metrics[name])}" if name is not None else ""
 
 
 def results_table(summary: dict, lang: str = "en") -> str:
@@ -86,9 +98,14 @@ def results_table(summary: dict, lang: str = "en") -> str:
         status, result = chapter["status"], key_result(chapter)
         verdicts = [verdict(claim) for claim in chapter.get("claims") or []]
         if verdicts:
-            result += f" {word['broken' if 'broken' in verdicts else verdicts[0]]}"
+            worst = min(verdicts, key=["broken", "held", "recorded"].index)
+            result += f" ({word[worst]})"
         shown = STATUS_ZH.get(status, status) if lang == "zh" else status
-        cells = [chapter["id"], f"{STATUS.get(status, '')} {shown}", duration(chapter.get("seconds"))]
+        cells = [
+            chapter["id"],
+            f"{STATUS.get(status, '')} {shown}",
+            duration(chapter.get("seconds")),
+        ]
         cells += [memory(chapter.get("peak_rss_mb")), result]
         lines.append("| " + " | ".join(markdown_text(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -100,7 +117,7 @@ def markdown_text(text: str) -> str:
     return "".join("\\" + c if c in "|*[]`\\" else c for c in text)
 
 
-def ticks(low: float, high: float, n: int = 4) -> list[float]:
+def ticks(low: float, high: float, n: int = 5) -> list[float]:
     "About `n` round numbers from `low` to `high`."
     raw = (high - low) / n
     step = 10.0 ** math.floor(math.log10(raw))
@@ -211,9 +228,9 @@ def chapter_view(chapter: dict, folder: Path) -> dict:
         head, cells = table(sample["rows"]) if sample.get("rows") else ([], [])
         samples.append({**sample, "head": head, "cells": cells})
     return {
-        "claims": record.get("claims") or [],
-        "metrics": record.get("metrics") or {},
         **chapter,
+        "claims": chapter.get("claims") or record.get("claims") or [],
+        "metrics": chapter.get("metrics") or record.get("metrics") or {},
         "charts": list(charts(record.get("curves") or {})),
         "figures": figures,
         "samples": samples,
@@ -236,13 +253,16 @@ def write_report(run_folder: Path) -> Path:
         started = datetime.fromisoformat(started).strftime("%-d %B %Y, %H:%M")
     except ValueError:
         pass  # shown as it was written
+    environment = read_json(run_folder / "environment.json")
+    packages = environment.pop("packages", None) or {}
     page = templates().get_template("report.html")
     html = page.render(
         run=summary,
         started=started,
         chapters=chapters,
         answers=[c for c in chapters if c["id"].endswith("_serve") and c["samples"]],
-        environment=list(flat(read_json(run_folder / "environment.json"))),
+        environment=list(flat(environment)),
+        packages=list(flat(packages)),
         broken=sum(verdict(claim) == "broken" for c in chapters for claim in c["claims"]),
         n_claims=sum(len(c["claims"]) for c in chapters),
         helpers={"number": number, "duration": duration, "memory": memory},

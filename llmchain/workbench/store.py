@@ -1,7 +1,7 @@
 """Artifacts by name and content: written aside, hashed, then renamed into place.
 
     <runs>/store/artifacts/corpus+clean/<sha256>/   files, read-only, and manifest.json
-    <runs>/store/results/03_deduplicate/<key>.json  a finished chapter: outputs, metrics, claims
+    <runs>/store/results/03_deduplicate/<key>/      a finished chapter: record, notebook, figures
     <runs>/store/work/<key>/                        checkpoints of a chapter that is under way
     <runs>/store/locks/<key>                        held by the process that works on <key>
 
@@ -83,7 +83,7 @@ class Store:
 
     def path(self, name: str, digest: str) -> Path:
         """Where artifact `name` with that hash lies; ValueError if the name is not kind/name."""
-        if not ARTIFACT.match(name) or not digest.isalnum():
+        if not ARTIFACT.fullmatch(name) or not digest.isalnum():
             raise ValueError(f"store: {name!r} is not an artifact name of the form kind/name")
         return self.folder / "artifacts" / name.replace("/", "+") / digest
 
@@ -151,18 +151,26 @@ class Store:
                 return path.parent.name
         return None
 
-    def result_path(self, chapter: str, key: str) -> Path:
-        """Where the record of a finished chapter lies."""
-        return self.folder / "results" / chapter / f"{key}.json"
-
-    def result(self, chapter: str, key: str) -> dict[str, Any] | None:
-        """The record of a finished chapter if it and all its outputs verify, else None."""
-        record = read_json(self.result_path(chapter, key))
-        if record is None:
+    def result(self, chapter: str, key: str) -> tuple[Path, dict[str, Any]] | None:
+        """Folder and record of a finished chapter if it and all its outputs verify, else None."""
+        folder = self.folder / "results" / chapter / key
+        record = read_json(folder / "record.json")
+        if record is None or not record.get("finished") or not (folder / "notebook.ipynb").exists():
             return None
         if any(self.problems(name, digest) for name, digest in record["outputs"].items()):
             return None
-        return record
+        return folder, record
+
+    def keep_result(self, chapter: str, key: str, folder: Path) -> None:
+        """Keep a copy of a finished chapter's run folder under its key, complete or not at all."""
+        target = self.folder / "results" / chapter / key
+        copy = self.fresh()
+        shutil.copytree(folder, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.tmp"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            target.rename(self.fresh() / "replaced")
+        copy.rename(target)
+        _fsync(target.parent)
 
     def work(self, key: str) -> Path:
         """The folder of checkpoints of the chapter run with that key."""

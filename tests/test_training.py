@@ -1,0 +1,805 @@
+"""The training loop: what a notebook cannot show. Kills, torn files, refused settings, random state."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from llmchain.pretrain import training
+from llmchain.pretrain.training import (
+    backward_batch,
+    checkpoint_fault,
+    evaluate_mean,
+    make_optimizer,
+    newest_checkpoint,
+    parameter_groups,
+    split_batch,
+    step_randomness,
+    train,
+    train_step,
+    warmup_cosine,
+)
+
+V, C, B, T = 40, 12, 6, 10  # vocabulary, width, rows, tokens of a row
+N_STEPS = 12
+TIMES = ("seconds", "tokens_per_second")  # the only entries of a row that may differ
+
+
+class Toy(nn.Module):
+    "A language model in miniature: tied embedding, norm, bias, dropout."
+
+    def __init__(self, dropout: float = 0.3, width: int = C):
+        super().__init__()
+        self.emb = nn.Embedding(V, width)
+        self.norm = nn.LayerNorm(width)
+        self.mid = nn.Linear(width, width)
+        self.drop = nn.Dropout(dropout)
+        self.head = nn.Linear(width, V, bias=False)
+        self.head.weight = self.emb.weight
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.drop(torch.tanh(self.mid(self.norm(self.emb(input_ids))))))
+
+
+class NextToken:
+    "Sums and counts over what is not padding."
+
+    def counts(self, batch):
+        return {"clm": int(batch["attention_mask"][:, 1:].sum())}
+
+    def sums(self, model, batch):
+        scores = model(batch["input_ids"])[:, :-1]
+        scores = scores.float() if scores.dtype == torch.bfloat16 else scores
+        nats = -scores.log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+        return {"clm": (nats * batch["attention_mask"][:, 1:]).sum()}
+
+
+def toy(dropout=0.3, dtype=torch.float32, **kw):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Toy(dropout, **kw).to(dtype)
+
+
+def batches(step):
+    generator = torch.Generator().manual_seed(step)
+    input_ids = torch.randint(V, (B, T), generator=generator)
+    lengths = torch.randint(2, T + 1, (B, 1), generator=generator)
+    return {"input_ids": input_ids, "attention_mask": (torch.arange(T) < lengths).long()}
+
+
+def schedule(step):
+    return warmup_cosine(step, N_STEPS, 3, 1e-2, 1e-3)
+
+
+def evaluate(model):
+    return evaluate_mean(model, NextToken(), [batches(1000), batches(1001)])
+
+
+def run(model, **kw):
+    kw = {"n_steps": N_STEPS, "schedule": schedule, "evaluate": evaluate, "eval_every": 4} | kw
+    return train(model, NextToken(), batches, **kw)
+
+
+def bits(model):
+    return {name: p.detach().clone() for name, p in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def timeless(history):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in history]
+
+
+def stop_at(step):
+    def on_step(i, row):
+        if i == step:
+            raise KeyboardInterrupt
+
+    return on_step
+
+
+def interrupted(folder, step=7, **kw):
+    with pytest.raises(KeyboardInterrupt):
+        run(toy(), checkpoint_dir=folder, checkpoint_every=2, on_step=stop_at(step), **kw)
+
+
+def killed_run(folder, where):
+    "Called in another process, which it ends by SIGKILL."
+
+    def kill(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    on_step = None
+    if where == "between steps":
+        on_step = lambda step, row: kill() if step == 7 else None  # noqa: E731
+    else:
+        real = {"save_file": training.save_file, "sync": training.sync}
+        calls = {"n": 0}
+
+        def late(*args):
+            calls["n"] += 1
+            return (
+                kill() if calls["n"] == (6 if where == "save_file" else 16) else real[where](*args)
+            )
+
+        setattr(training, where, late)
+    run(toy(), checkpoint_dir=Path(folder), checkpoint_every=2, on_step=on_step)
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    model = toy()
+    result = run(model)
+    return bits(model), timeless(result["history"]), result
+
+
+# ---------------------------------------------------------------- sums and counts
+
+
+@pytest.mark.parametrize("n_micro", [2, 3, 4, 6])
+def test_gradient_does_not_depend_on_the_split(n_micro):
+    gaps = []
+    for step in range(3):
+        whole, cut = toy(0, torch.float64), toy(0, torch.float64)
+        loss, counts = backward_batch(whole, NextToken(), batches(step))
+        loss_cut, counts_cut = backward_batch(cut, NextToken(), batches(step), n_micro=n_micro)
+        parts = [NextToken().counts(b)["clm"] for b in split_batch(batches(step), n_micro)]
+        assert len(set(parts)) > 1, "the parts must count differently for this test to say anything"
+        assert counts == counts_cut == {"clm": sum(parts)}
+        gaps += [abs(loss["clm"] - loss_cut["clm"])]
+        pairs = zip(whole.parameters(), cut.parameters(), strict=True)
+        gaps += [float((a.grad - b.grad).abs().max()) for a, b in pairs]
+    print(f"max |Δ| over {n_micro} parts = {max(gaps):.1e}")
+    assert max(gaps) <= 1e-10
+
+
+def test_trained_weights_do_not_depend_on_the_split():
+    models = [toy(0, torch.float64) for _ in range(2)]
+    results = [run(m, n_micro=n) for m, n in zip(models, (1, 4), strict=True)]
+    gap = max(
+        float((a - b).detach().abs().max())
+        for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True)
+    )
+    rows = zip(results[0]["history"], results[1]["history"], strict=True)
+    assert max(abs(a["loss"] - b["loss"]) for a, b in rows) <= 1e-10
+    assert gap <= 1e-10
+
+
+def test_a_part_without_anything_to_count_is_passed_over():
+    batch = batches(0)
+    batch["attention_mask"][:2] = 0  # first of three parts
+    whole, cut = toy(0, torch.float64), toy(0, torch.float64)
+    backward_batch(whole, NextToken(), batch)
+    backward_batch(cut, NextToken(), batch, n_micro=3)
+    for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-12, rtol=0)
+
+
+class TwoTerms(NextToken):
+    "A second term with a count of its own, and sometimes none."
+
+    def counts(self, batch):
+        return super().counts(batch) | {"first": int((batch["input_ids"][:, 0] < 5).sum())}
+
+    def sums(self, model, batch):
+        rows = batch["input_ids"][batch["input_ids"][:, 0] < 5]
+        scores = model(rows)[:, 0, 0]
+        return super().sums(model, batch) | {"first": (scores**2).sum()}
+
+
+def test_terms_are_means_of_their_own_and_add_up():
+    batch = batches(0)
+    batch["input_ids"][:, 0] = torch.tensor([0, 9, 9, 9, 1, 9])
+    model = toy(0, torch.float64)
+    losses, counts = backward_batch(model, TwoTerms(), batch, n_micro=3)
+    sums = TwoTerms().sums(model, batch)
+    assert counts["first"] == 2
+    for term in sums:
+        assert losses[term] == pytest.approx(float(sums[term]) / counts[term], abs=1e-12)
+    want = torch.autograd.grad(sum(sums[t] / counts[t] for t in sums), model.mid.weight)[0]
+    torch.testing.assert_close(model.mid.weight.grad, want, atol=1e-12, rtol=0)
+
+
+def test_a_term_without_a_count_leaves_the_others_alone():
+    batch = batches(0)
+    batch["input_ids"][:, 0] = 9
+    losses, counts = backward_batch(toy(0), TwoTerms(), batch, n_micro=2)
+    assert counts["first"] == 0 and set(losses) == {"clm"} and math.isfinite(losses["clm"])
+
+
+def test_split_batch_loses_and_doubles_nothing():
+    batch = batches(0) | {"language": "en"}
+    parts = split_batch(batch, 4)
+    assert [len(p["input_ids"]) for p in parts] == [2, 2, 1, 1]
+    assert torch.equal(torch.cat([p["input_ids"] for p in parts]), batch["input_ids"])
+    assert all(p["language"] == "en" for p in parts)
+    with pytest.raises(ValueError, match="n_micro must be from 1 to the batch's 6, got 7"):
+        split_batch(batch, 7)
+    with pytest.raises(ValueError, match="agree in their first size"):
+        split_batch({"a": torch.zeros(2), "b": torch.zeros(3)}, 1)
+
+
+# ---------------------------------------------------------------- one step
+
+
+def test_clipping_is_torch_clipping():
+    ours, theirs = toy(0, torch.float64), toy(0, torch.float64)
+    for model, limit in ((ours, 0.05), (theirs, None)):
+        optimizer = torch.optim.SGD([{"params": list(model.parameters())}], lr=0.0)
+        if limit:
+            row = train_step(model, optimizer, NextToken(), batches(0), 0.5, limit)
+        else:
+            backward_batch(model, NextToken(), batches(0))
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+            optimizer.param_groups[0]["lr"] = 0.5
+            optimizer.step()
+    assert row["grad_norm"] == pytest.approx(float(norm), abs=1e-12) and norm > 0.05
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-14, rtol=0)
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-14, rtol=0)
+
+
+def test_no_limit_clips_nothing():
+    model, free = toy(0, torch.float64), toy(0, torch.float64)
+    train_step(model, make_optimizer(model, 0, (0.9, 0.95)), NextToken(), batches(0), 1e-3, 0.0)
+    backward_batch(free, NextToken(), batches(0))
+    assert all(
+        torch.equal(a.grad, b.grad)
+        for a, b in zip(model.parameters(), free.parameters(), strict=True)
+    )
+
+
+def test_gradients_of_the_step_before_are_gone():
+    twice, once = toy(0, torch.float64), toy(0, torch.float64)
+    optimizer = make_optimizer(twice, 0.0, (0.9, 0.95))
+    train_step(twice, optimizer, NextToken(), batches(0), 0.0, 0.0)  # rate 0: no weight moves
+    train_step(twice, optimizer, NextToken(), batches(1), 0.0, 0.0)
+    backward_batch(once, NextToken(), batches(1))
+    torch.testing.assert_close(twice.mid.weight.grad, once.mid.weight.grad, atol=1e-14, rtol=0)
+
+
+def test_the_first_step_uses_the_first_rate():
+    model = toy(0, torch.float64)
+    before = model.mid.bias.detach().clone()
+    rows = run(model, n_steps=1, grad_clip=0.0)["history"]
+    moved = (model.mid.bias - before).abs()  # Adam's first step is lr · g / |g|
+    torch.testing.assert_close(moved, torch.full_like(moved, schedule(0)), atol=1e-7, rtol=0)
+    assert rows[0]["lr"] == schedule(0) == pytest.approx(1e-2 / 3)
+
+
+def test_biases_and_norms_do_not_decay_and_tied_weights_decay_once():
+    groups = parameter_groups(toy(), 0.5)
+    decayed, kept = groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.5, 0.0)
+    model = toy()
+    ids = [id(p) for group in parameter_groups(model, 0.5) for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters()) and len(set(ids)) == len(ids)
+    assert all(p.ndim >= 2 for p in decayed["params"]) and all(p.ndim < 2 for p in kept["params"])
+    before = bits(model)
+    optimizer = make_optimizer(model, 0.5, (0.9, 0.95))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p)
+    optimizer.step()  # without a gradient only decay moves a weight
+    after = bits(model)
+    for name in before:
+        factor = 0.95 if before[name].ndim >= 2 else 1.0
+        torch.testing.assert_close(after[name], before[name] * factor)
+
+
+def test_frozen_parameters_stay():
+    model = toy()
+    model.mid.requires_grad_(False)
+    before = bits(model)
+    run(model)
+    after = bits(model)
+    assert torch.equal(before["mid.weight"], after["mid.weight"])
+    assert not torch.equal(before["emb.weight"], after["emb.weight"])
+    with pytest.raises(ValueError, match="no parameter of the model requires a gradient"):
+        parameter_groups(model.requires_grad_(False), 0.1)
+
+
+def test_the_fused_kernel_is_used_on_cpu():
+    assert make_optimizer(toy(), 0.1, (0.9, 0.95)).param_groups[0]["fused"] is True
+
+
+def test_schedule():
+    values = [warmup_cosine(i, 100, 10, 1.0, 0.1) for i in range(101)]
+    assert values[0] == 0.1 and values[9] == values[10] == 1.0 == max(values)
+    assert values[55] == pytest.approx(0.55) and values[100] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(values[10:], values[11:], strict=False)) and min(values) > 0
+    assert warmup_cosine(0, 1, 0, 0.3, 0.0) == 0.3
+    assert warmup_cosine(500, 100, 10, 1.0, 0.1) == pytest.approx(0.1)
+    assert warmup_cosine(100, 100, 100, 1.0, 0.1) == pytest.approx(1.0)
+    for wrong in ((-1, 10, 1, 1.0, 0.0), (0, 10, 11, 1.0, 0.0), (0, 10, 1, 1.0, 2.0)):
+        with pytest.raises(ValueError, match="warmup_cosine: needs"):
+            warmup_cosine(*wrong)
+
+
+# ---------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize("step", [0, 5, 6, 11])
+def test_resumed_is_undisturbed_bit_for_bit(tmp_path, undisturbed, step):
+    weights, history, result = undisturbed
+    interrupted(tmp_path, step)
+    model = toy()
+    with torch.no_grad():
+        model.mid.weight.fill_(
+            7.0
+        )  # whatever was there before must not matter, unless none was saved
+    if step < 2:
+        model = toy()
+    again = run(model, checkpoint_dir=tmp_path, checkpoint_every=2)
+    assert again["resumed_from"] == step // 2 * 2
+    assert same(bits(model), weights)
+    assert timeless(again["history"]) == history
+    assert [again[k] for k in ("tokens", "skipped")] == [result[k] for k in ("tokens", "skipped")]
+
+
+def test_resumed_optimizer_state_is_undisturbed(tmp_path):
+    for name in ("a", "b"):
+        if name == "b":
+            interrupted(tmp_path / name)
+        run(toy(), checkpoint_dir=tmp_path / name, checkpoint_every=2)
+    files = [load_file(newest_checkpoint(tmp_path / n) / "optimizer.safetensors") for n in "ab"]
+    assert same(*files)
+    assert {k.rpartition("/")[2] for k in files[0]} == {"step", "exp_avg", "exp_avg_sq"}
+    assert "mid.weight/exp_avg" in files[0] and float(files[0]["mid.weight/step"]) == N_STEPS
+
+
+def test_resumed_with_tied_weights_stays_tied(tmp_path):
+    interrupted(tmp_path)
+    model = toy()
+    run(model, checkpoint_dir=tmp_path, checkpoint_every=2)
+    assert model.head.weight is model.emb.weight
+    assert set(load_file(newest_checkpoint(tmp_path) / "model.safetensors")) == {
+        *("emb.weight", "norm.weight", "norm.bias", "mid.weight", "mid.bias")
+    }
+
+
+@pytest.mark.parametrize("where", ["between steps", "save_file", "sync"])
+def test_sigkill_loses_nothing_but_steps(tmp_path, undisturbed, where):
+    code = f"import test_training as t; t.killed_run({str(tmp_path)!r}, {where!r})"
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    folder = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=env,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = [p.name for p in tmp_path.glob(".writing_*")]
+    assert bool(left) == (where != "between steps")
+    model = toy()
+    again = run(model, checkpoint_dir=tmp_path, checkpoint_every=2)
+    assert 0 < again["resumed_from"] < N_STEPS
+    assert same(bits(model), undisturbed[0]) and timeless(again["history"]) == undisturbed[1]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, undisturbed):
+    run(toy(), checkpoint_dir=tmp_path)
+    model = toy()
+    again = run(model, checkpoint_dir=tmp_path, on_step=stop_at(0))
+    assert again["resumed_from"] == N_STEPS and timeless(again["history"]) == undisturbed[1]
+    assert same(bits(model), undisturbed[0])
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
+    kw = {"schedule": lambda step: 1e-3, "evaluate": None}
+    run(toy(), n_steps=5, checkpoint_dir=tmp_path, **kw)
+    model, straight = toy(), toy()
+    assert run(model, n_steps=9, checkpoint_dir=tmp_path, **kw)["resumed_from"] == 5
+    run(straight, n_steps=9, **kw)
+    assert same(bits(model), bits(straight))
+
+
+def test_a_bar_is_shown_for_the_steps_that_are_left(tmp_path):
+    seen = []
+
+    def track(steps, desc):
+        seen.append((list(steps), desc))
+        return steps
+
+    interrupted(tmp_path)
+    run(toy(), checkpoint_dir=tmp_path, checkpoint_every=2, track=track)
+    assert seen == [(list(range(6, N_STEPS)), "steps")]
+
+
+# ---------------------------------------------------------------- torn checkpoints
+
+
+def checkpoints(folder):
+    return sorted(folder.glob("step_*"))
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+FAULTS = {
+    "model.safetensors differs": lambda p: flip(p / "model.safetensors"),
+    "optimizer.safetensors differs": lambda p: (p / "optimizer.safetensors").write_bytes(
+        (p / "optimizer.safetensors").read_bytes()[:-100]
+    ),
+    "state.json differs": lambda p: (p / "state.json").write_text("{}"),
+    "state.json is missing": lambda p: (p / "state.json").unlink(),
+    "manifest.json cannot be read": lambda p: (p / "manifest.json").unlink(),
+    "manifest.json cannot": lambda p: (p / "manifest.json").write_text('{"step": 6, "sha'),
+    "its manifest is of step 999": lambda p: (p / "manifest.json").write_text(
+        json.dumps({"step": 999, "sha256": {}})
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_torn_checkpoint_is_never_taken(tmp_path, undisturbed, fault):
+    interrupted(tmp_path)
+    FAULTS[fault](checkpoints(tmp_path)[-1])
+    model = toy()
+    with pytest.warns(UserWarning, match=f"step_00000006: {fault}.*going back to step_00000004"):
+        again = run(model, checkpoint_dir=tmp_path, checkpoint_every=2)
+    assert again["resumed_from"] == 4
+    assert same(bits(model), undisturbed[0]) and timeless(again["history"]) == undisturbed[1]
+    assert all(checkpoint_fault(path) is None for path in checkpoints(tmp_path))
+
+
+def test_if_all_are_torn_it_says_so_and_does_not_begin_again(tmp_path):
+    interrupted(tmp_path)
+    for path in checkpoints(tmp_path):
+        flip(path / "model.safetensors")
+    with pytest.raises(RuntimeError, match="no usable checkpoint.*step_00000006.*step_00000004"):
+        run(toy(), checkpoint_dir=tmp_path)
+
+
+def test_a_checkpoint_is_safetensors_and_json(tmp_path):
+    interrupted(tmp_path)
+    run(toy(), checkpoint_dir=tmp_path, checkpoint_every=2)
+    newest = newest_checkpoint(tmp_path)
+    assert newest.name == f"step_{N_STEPS:08d}" and len(checkpoints(tmp_path)) == 2
+    assert sorted(p.name for p in newest.iterdir()) == [
+        *("manifest.json", "model.safetensors", "optimizer.safetensors", "state.json")
+    ]
+    for path in newest.glob("*.json"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+def test_what_is_not_ours_in_the_folder_stays(tmp_path):
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    run(toy(), checkpoint_dir=tmp_path, checkpoint_every=2)
+    assert (tmp_path / ".ipynb_checkpoints").is_dir() and (tmp_path / "notes.txt").exists()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, undisturbed, monkeypatch):
+    real, calls = training.save_file, []
+
+    def full(*args):
+        calls.append(1)
+        if len(calls) == 6:
+            raise OSError(28, "No space left on device")
+        return real(*args)
+
+    monkeypatch.setattr(training, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(toy(), checkpoint_dir=tmp_path, checkpoint_every=2)
+    model = toy()
+    assert run(model, checkpoint_dir=tmp_path, checkpoint_every=2)["resumed_from"] == 4
+    assert same(bits(model), undisturbed[0])
+
+
+# ---------------------------------------------------------------- another run
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grad_clip": 0.5}, "grad_clip was 1.0, is 0.5"),
+        ({"seed": 3}, "seed was 0, is 3"),
+        ({"weight_decay": 0.2, "n_micro": 2}, "weight_decay was 0.1, is 0.2; n_micro was 1, is 2"),
+        ({"betas": (0.9, 0.99)}, r"betas was \[0.9, 0.95\], is \[0.9, 0.99\]"),
+        ({"precision": "bf16"}, "precision was fp32, is bf16"),
+        ({"schedule": lambda step: 0.5}, "lr of step 0 was 0.0033333333333333335, is 0.5"),
+        ({"n_steps": 3}, "6 steps are done, n_steps is 3"),
+    ],
+)
+def test_another_run_is_refused_in_one_line(tmp_path, change, message):
+    interrupted(tmp_path)
+    model = toy()
+    before = bits(model)
+    with pytest.raises(
+        ValueError, match=f"checkpoint of step 6 belongs to another run.*{message}"
+    ) as e:
+        run(model, checkpoint_dir=tmp_path, **change)
+    assert "\n" not in str(e.value) and "use another checkpoint_dir" in str(e.value)
+    assert same(bits(model), before)
+
+
+def test_another_model_is_refused_and_left_alone(tmp_path):
+    interrupted(tmp_path)
+    model = toy(width=16)
+    before = bits(model)
+    with pytest.raises(
+        ValueError, match=r"`emb.weight` is \(40, 12\) there and \(40, 16\) in this"
+    ):
+        run(model, checkpoint_dir=tmp_path)
+    assert same(bits(model), before)
+    model = nn.Sequential(toy())
+    with pytest.raises(ValueError, match=r"`0.emb.weight` is missing there"):
+        run(model, checkpoint_dir=tmp_path)
+
+
+def test_settings_are_refused_all_at_once():
+    with pytest.raises(ValueError) as e:
+        run(toy(), n_steps=0, n_micro=0, precision="fp8", grad_clip=-1, weight_decay=math.nan)
+    for part in ("n_steps", "n_micro", "fp32, bf16; got fp8", "grad_clip", "weight_decay"):
+        assert part in str(e.value)
+
+
+# ---------------------------------------------------------------- divergence
+
+
+class Broken(NextToken):
+    "A loss that breaks at one step."
+
+    def __init__(self, value):
+        self.value, self.calls = value, 0
+
+    def sums(self, model, batch):
+        self.calls += model.training
+        (sums,) = super().sums(model, batch).values()
+        return {"clm": sums * self.value if self.calls == 8 else sums}
+
+
+Broken.__name__ = "NextToken"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_loss_stops_and_spoils_nothing(tmp_path, undisturbed, value):
+    model = toy()
+    kw = {"n_steps": N_STEPS, "schedule": schedule, "evaluate": evaluate, "eval_every": 4}
+    with pytest.raises(FloatingPointError) as e:
+        train(model, Broken(value), batches, checkpoint_dir=tmp_path, checkpoint_every=2, **kw)
+    assert f"train: loss is {value} at step 7, learning rate {schedule(7):.3g}" in str(e.value)
+    assert f"last good checkpoint: {tmp_path / 'step_00000006'}" in str(e.value)
+    assert "\n" not in str(e.value)
+    assert all(p.isfinite().all() for p in model.parameters()), "the bad step was taken"
+    assert model.training
+    again = toy()
+    assert run(again, checkpoint_dir=tmp_path, checkpoint_every=2)["resumed_from"] == 6
+    assert same(bits(again), undisturbed[0])
+
+
+def test_a_broken_gradient_stops_too():
+    class Steep(NextToken):
+        def sums(self, model, batch):
+            return {"clm": model.mid.bias.sum().mul(0).sqrt()}  # value 0, gradient nan
+
+    model = toy()
+    with pytest.raises(
+        FloatingPointError, match="grad_norm is nan at step 0.*there is no checkpoint"
+    ):
+        train(model, Steep(), batches, n_steps=2, schedule=schedule)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    def spoil(step, row):
+        if step == 3:
+            with torch.no_grad():
+                model.mid.bias[0] = math.inf
+
+    model = toy()
+    with pytest.raises(
+        FloatingPointError, match="mid.bias is not finite after step 3.*step_00000002"
+    ):
+        run(model, checkpoint_dir=tmp_path, checkpoint_every=2, on_step=spoil)
+    assert newest_checkpoint(tmp_path).name == "step_00000002"
+
+
+def test_a_batch_without_anything_to_count_is_skipped_and_counted():
+    def some(step):
+        batch = batches(step)
+        if step == 2:
+            batch["attention_mask"][:] = 0
+        return batch
+
+    model, seen = toy(), []
+
+    def look(step, row):
+        seen.append(bits(model))
+
+    result = train(model, NextToken(), some, n_steps=4, schedule=schedule, on_step=look)
+    assert result["skipped"] == 1 and [r["step"] for r in result["history"]] == [0, 1, 2, 3]
+    row = result["history"][2]
+    assert row["loss"] is None and row["grad_norm"] is None and row["tokens"] == 0
+    assert same(seen[1], seen[2]) and not same(seen[2], seen[3])
+
+
+# ---------------------------------------------------------------- evaluation and modes
+
+
+def test_evaluation_is_the_mean_over_items_without_dropout():
+    model = toy(0.5, torch.float64)
+    sets = [batches(0), batches(1), {k: v[:1] for k, v in batches(2).items()}]
+    got = evaluate_mean(model, NextToken(), sets)
+    plain = toy(0.0, torch.float64)
+    total = sum(float(NextToken().sums(plain, b)["clm"]) for b in sets)
+    assert got["clm"] == pytest.approx(
+        total / sum(NextToken().counts(b)["clm"] for b in sets), abs=1e-12
+    )
+    with pytest.raises(ValueError, match="hold nothing to count"):
+        evaluate_mean(model, NextToken(), [])
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_every_module_keeps_its_mode(mode):
+    model = toy().train(mode)
+    model.drop.training = not mode
+    evaluate_mean(model, NextToken(), [batches(0)])
+    assert (model.training, model.drop.training, model.mid.training) == (mode, not mode, mode)
+
+    class Breaks(NextToken):
+        def sums(self, model, batch):
+            raise RuntimeError("broken on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        evaluate_mean(model, Breaks(), [batches(0)])
+    assert (model.training, model.drop.training) == (mode, not mode)
+    run(model, n_steps=2)
+    assert (model.training, model.drop.training, model.mid.training) == (mode, not mode, mode)
+
+
+def test_evaluation_is_in_eval_mode_and_training_in_train_mode():
+    modes = {"train": set(), "evaluate": set()}
+
+    class Watch(NextToken):
+        def sums(self, model, batch):
+            modes["train"].add(model.drop.training)
+            return super().sums(model, batch)
+
+    def watch(model):
+        modes["evaluate"].add(model.drop.training)
+        return {"val": 1.0}
+
+    train(
+        *(toy().eval(), Watch(), batches),
+        n_steps=3,
+        schedule=schedule,
+        evaluate=watch,
+        eval_every=1,
+    )
+    assert modes == {"train": {True}, "evaluate": {False}}
+
+
+def test_evaluating_does_not_change_the_training(undisturbed):
+    model = toy()
+
+    def draws(model):
+        torch.rand(1000)
+        return {}
+
+    run(model, evaluate=draws, eval_every=1)
+    assert same(bits(model), undisturbed[0])
+
+
+def test_history(undisturbed):
+    _, _, result = undisturbed
+    history = result["history"]
+    assert [row["step"] for row in history] == list(range(N_STEPS))
+    assert [row["lr"] for row in history] == [schedule(i) for i in range(N_STEPS)]
+    assert [row["step"] for row in history if "clm" in row] == [3, 7, 11]
+    tokens = [int(batches(i)["attention_mask"].sum()) for i in range(N_STEPS)]
+    assert [row["tokens"] for row in history] == tokens and result["tokens"] == sum(tokens)
+    assert result["seconds"] == pytest.approx(sum(row["seconds"] for row in history))
+    for row in history:
+        assert row["tokens_per_second"] == pytest.approx(row["tokens"] / row["seconds"])
+        assert row["loss"] == row["loss/clm"] and row["grad_norm"] > 0
+    assert history[-1]["clm"] < history[0]["loss"] + 1
+
+
+# ---------------------------------------------------------------- randomness
+
+
+def test_no_global_random_state_is_changed(tmp_path):
+    before = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    run(toy(), checkpoint_dir=tmp_path, checkpoint_every=4)
+    evaluate(toy())
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert (np.random.get_state()[1] == before[2]).all()  # noqa: NPY002
+
+
+def test_the_run_does_not_depend_on_the_global_random_state(undisturbed):
+    with torch.random.fork_rng():
+        torch.manual_seed(1234)
+        model = toy()
+        run(model)
+    assert same(bits(model), undisturbed[0])
+
+
+def test_each_step_and_each_seed_has_its_own_dropout():
+    def draw(seed, step):
+        with step_randomness(seed, step):
+            return torch.rand(4)
+
+    assert torch.equal(draw(0, 1), draw(0, 1))
+    draws = [draw(seed, step) for seed in range(3) for step in range(3)]
+    assert len({tuple(d.tolist()) for d in draws}) == 9
+    models = [toy(), toy()]
+    for seed, model in enumerate(models):
+        run(model, seed=seed)
+    assert not same(*map(bits, models))
+
+
+# ---------------------------------------------------------------- precision and device
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+        ),
+    ],
+)
+def test_bfloat16_trains_fp32_weights(device, tmp_path):
+    seen = set()
+
+    class Watch(NextToken):
+        def sums(self, model, batch):
+            seen.add(model(batch["input_ids"]).dtype)
+            return super().sums(model, batch)
+
+    kw = {"schedule": schedule, "precision": "bf16", "device": device, "checkpoint_dir": tmp_path}
+    model, state = toy(0), torch.random.get_rng_state()
+    half = train(model, Watch(), batches, n_steps=N_STEPS, **kw)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    full = run(toy(0).to(device), device=device, evaluate=None)
+    assert seen == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 and p.device.type == device for p in model.parameters())
+    gap = max(
+        abs(a["loss"] - b["loss"]) for a, b in zip(half["history"], full["history"], strict=True)
+    )
+    assert 0 < gap < 0.1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_resumed_on_a_gpu(tmp_path):
+    models = [toy(), toy()]
+    kw = {"device": "cuda", "evaluate": None}
+    state = torch.cuda.get_rng_state()
+    run(models[0], **kw)
+    with pytest.raises(KeyboardInterrupt):
+        run(toy(), checkpoint_dir=tmp_path, checkpoint_every=2, on_step=stop_at(7), **kw)
+    run(models[1], checkpoint_dir=tmp_path, checkpoint_every=2, **kw)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+
+
+def test_nothing_warns(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(toy(), checkpoint_dir=tmp_path, checkpoint_every=4)
