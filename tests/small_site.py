@@ -110,6 +110,9 @@ def run(folder: Path) -> Path:
     picture = base64.b64encode(png()).decode()
     outputs = [
         {"output_type": "stream", "name": "stdout", "text": "\x1b[31mred\x1b[0m\nold\rnew <i>\n"},
+        {"output_type": "stream", "name": "stderr", "text": "\rdocs:   0%|     | 0/4 [00:00<?]"},
+        {"output_type": "stream", "name": "stderr", "text": "\rdocs: 100%|█████| 4/4 [00:11<0]"},
+        {"output_type": "stream", "name": "stderr", "text": "\n"},
         shown({"image/png": picture, "text/plain": "<Figure>"}, alt="a grey field"),
         shown(
             {

@@ -68,6 +68,7 @@ def test_formulas_code_and_chinese(page: html.HtmlElement) -> None:
 def test_outputs_show_and_do_nothing(page: html.HtmlElement, built: tuple[Path, list[str]]) -> None:
     text = page.text_content()
     assert "red\nnew <i>" in text and "old" not in text, "colours and rewritten lines are gone"
+    assert "docs:" not in text, "progress bars are gone"
     assert "<script>bad()</script> went" in text and page.xpath("//strong[text()='12']")
     assert not [s for s in page.xpath("//main//script")]
     for element in page.iter():

@@ -8,7 +8,7 @@ __all__ = ['REFUSALS', 'draw_rows', 'mean_pool', 'SentenceEncoder', 'cached_feat
            'choose_threshold', 'auroc', 'coverage_risk', 'refusal_report', 'Reply', 'refusal_before_reading',
            'encoder_hash', 'Assistant']
 
-# %% ../../nbs/06_applications/33_customer_service.ipynb #cd142b7e
+# %% ../../nbs/06_applications/33_customer_service.ipynb #4b116469
 import hashlib
 import json
 import unicodedata
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
 
 from ..pretrain.bert import load_bert
@@ -109,7 +110,7 @@ def cached_features(
         temporary.replace(path)
     return np.load(path, allow_pickle=False)
 
-# %% ../../nbs/06_applications/33_customer_service.ipynb #f734ae22
+# %% ../../nbs/06_applications/33_customer_service.ipynb #33b7a5b7
 def fit_softmax(
     features: np.ndarray,  # (N, C) training vectors
     targets: np.ndarray,  # (N,) class numbers 0 to K - 1, every class present
@@ -121,7 +122,8 @@ def fit_softmax(
         raise ValueError(
             "fit_softmax: needs a target for each row, and at least two classes, from 0"
         )
-    model = LogisticRegression(C=strength, max_iter=max_iter).fit(features, targets)
+    with threadpool_limits(1):  # so small that threads would wait for each other longer than work
+        model = LogisticRegression(C=strength, max_iter=max_iter).fit(features, targets)
     weights, bias = model.coef_, model.intercept_
     if len(weights) == 1:  # two classes: scikit-learn keeps the difference only
         weights, bias = np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
@@ -308,7 +310,7 @@ def refusal_before_reading(
     latin = sum(unicodedata.name(c, "").startswith("LATIN") for c in letters)
     return "language" if latin < len(letters) / 2 else ""
 
-# %% ../../nbs/06_applications/33_customer_service.ipynb #e1eb78b4
+# %% ../../nbs/06_applications/33_customer_service.ipynb #0a22cdf7
 def encoder_hash(
     folder: Path,  # of the encoder
 ) -> str:  # SHA-256 of its weights
@@ -357,7 +359,8 @@ class Assistant:
         folder = Path(folder)
         text = json.dumps(self.settings, ensure_ascii=False, indent=1, sort_keys=True)
         (folder / "assistant.json").write_text(text, encoding="utf-8")
-        kept = {name: self.arrays[name] for name in ("weights", "bias", "targets")}
+        # safetensors writes memory as it lies: a Fortran-ordered array would come back scrambled
+        kept = {n: np.ascontiguousarray(self.arrays[n]) for n in ("weights", "bias", "targets")}
         save_file(kept, folder / "classifier.safetensors")
         np.save(folder / "questions.npy", self.arrays["questions"], allow_pickle=False)
         lines = [json.dumps({"text": q}, ensure_ascii=False) + "\n" for q in self.questions]

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['NEWLINES', 'INVISIBLE', 'BLANKS', 'BLOCK', 'INLINE', 'PAIR', 'NOT_HTML', 'BREAK', 'COMMENT', 'RST', 'FIELD',
-           'RETURNS', 'UNDERLINE', 'DOCTEST', 'LITERAL', 'MARKDOWN', 'BOILERPLATE', 'TRAILING', 'GAPS', 'STOP_WORDS',
-           'LETTERS', 'BASIC_LATIN', 'SYMBOL', 'EMAIL', 'IPV4', 'IPV6', 'VERSION', 'PHONE', 'KEY', 'repair',
-           'strip_html', 'strip_rst', 'strip_markdown', 'drop_boilerplate', 'identify_language', 'too_short',
-           'odd_word_length', 'symbol_share', 'repeated_line_share', 'few_word_lines', 'placeholder', 'personal_spans',
-           'mask_personal', 'unwrap', 'rules_of_quality', 'clean_document']
+           'RETURNS', 'UNDERLINE', 'DOCTEST', 'LITERAL', 'MARKDOWN', 'BOILERPLATE', 'TRAILING', 'GAPS', 'STOP_LISTS',
+           'LANGUAGES_OF', 'LETTERS', 'BASIC_LATIN', 'SYMBOL', 'EMAIL', 'IPV4', 'IPV6', 'VERSION', 'PHONE', 'KEY',
+           'KEY_MARKS', 'PHONE_HINT', 'DECOYS', 'repair', 'strip_html', 'strip_rst', 'strip_markdown', 'unwrap',
+           'drop_boilerplate', 'identify_language', 'too_short', 'odd_word_length', 'symbol_share',
+           'repeated_line_share', 'few_words', 'placeholder', 'rules_of_quality', 'personal_spans', 'mask_personal',
+           'planted_personal', 'personal_item', 'clean_document']
 
-# %% ../../nbs/01_data/02_clean.ipynb #ef6f8f2d
+# %% ../../nbs/01_data/02_clean.ipynb #cc39bec4
 import ipaddress
 import re
 import unicodedata
@@ -18,11 +19,12 @@ from collections import Counter
 from collections.abc import Callable
 
 import ftfy
+import numpy as np
 from selectolax.lexbor import LexborHTMLParser
 
 from .corpus import HAN, KANA_HANGUL
 
-# %% ../../nbs/01_data/02_clean.ipynb #28ce82ca
+# %% ../../nbs/01_data/02_clean.ipynb #ec465dbc
 NEWLINES = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u200b\u2060\ufeff\ufffe\uffff\u202a-\u202e\u2066-\u2069]"
@@ -40,7 +42,7 @@ def repair(
         text = unicodedata.normalize("NFC", BLANKS.sub(" ", text))
     return INVISIBLE.sub("", NEWLINES.sub("\n", text))
 
-# %% ../../nbs/01_data/02_clean.ipynb #3b6b8ba0
+# %% ../../nbs/01_data/02_clean.ipynb #0f8a5b84
 BLOCK = (
     "address|article|aside|blockquote|br|center|dd|details|div|dl|dt|fieldset|figcaption|figure|footer|"
     "form|h[1-6]|header|hr|li|main|nav|ol|p|pre|section|summary|table|tbody|td|tfoot|th|thead|tr|ul"
@@ -67,7 +69,7 @@ def strip_html(
     tree.strip_tags(["script", "style", "iframe", "svg"])
     return tree.body.text(deep=True) if tree.body else ""
 
-# %% ../../nbs/01_data/02_clean.ipynb #6682f788
+# %% ../../nbs/01_data/02_clean.ipynb #0ca209ad
 RST = [
     (
         re.compile(r"(?<![\w:]):(?:[a-z]+:)?[a-z]+:`([^`<>]*?)\s*<[^`<>]*>`"),
@@ -132,7 +134,7 @@ def strip_rst(
         text = DOCTEST.sub(r"\1", text)
     return UNDERLINE.sub("", text)
 
-# %% ../../nbs/01_data/02_clean.ipynb #b1ec5b57
+# %% ../../nbs/01_data/02_clean.ipynb #ea7d8bc5
 MARKDOWN = [
     (re.compile(r"\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)"), ""),  # badge: a picture that is a link
     (re.compile(r"!\[([^\]]*)\]\([^)]*\)"), r"\1"),
@@ -155,7 +157,24 @@ def strip_markdown(
         text = pattern.sub(new, text)
     return text
 
-# %% ../../nbs/01_data/02_clean.ipynb #f331f052
+# %% ../../nbs/01_data/02_clean.ipynb #7bd61e49
+def unwrap(
+    text: str,  # one repaired document
+    kind: str,  # kind of the corpus row
+    path: str,  # file name, tells Markdown from reStructuredText
+) -> str:  # plain text
+    "Markup off, in the order HTML, reStructuredText, Markdown."
+    text = strip_html(text)
+    if kind == "licence" or kind == "message":
+        return text
+    if kind == "docstring" or path.endswith((".rst", ".txt", "METADATA")):
+        text = strip_rst(text)
+    marked = "](" in text or "```" in text or "**" in text  # many docstrings are Markdown today
+    if marked if kind == "docstring" else not path.endswith(".rst"):
+        text = strip_markdown(text)
+    return text
+
+# %% ../../nbs/01_data/02_clean.ipynb #fbf4d8ae
 BOILERPLATE = re.compile(
     r"^[ \t]*(?:"
     r"#?[ \t]*-\*-.*-\*-|"  # coding lines
@@ -166,6 +185,7 @@ BOILERPLATE = re.compile(
     r"(?:Table of )?Contents:?|"
     r"\[?(?:back|return) to (?:the )?top\]?|"
     r"(?:Skip to content|Edit on GitHub|Read more|Download files?|Star history)\.?|"
+    r":(?:copyright|license|licence|author|authors):.*|"
     r"[\W_]{4,}"  # rules, boxes and other drawings
     r")[ \t]*$\n?",
     re.M | re.I,
@@ -180,8 +200,8 @@ def drop_boilerplate(
     "Lines known to repeat everywhere: copyright, bare addresses, navigation, drawings."
     return GAPS.sub("\n\n", TRAILING.sub("", BOILERPLATE.sub("", text))).strip("\n")
 
-# %% ../../nbs/01_data/02_clean.ipynb #9591758e
-STOP_WORDS = {
+# %% ../../nbs/01_data/02_clean.ipynb #8b13a132
+STOP_LISTS = {
     "en": "the of and to in a is that for it as with be on by this are or from an at which not you if can "
     "will was have has when use used your all one than its into no may any only other do but they we",
     "de": "der die das und ist nicht mit den von zu im für auf ein eine dem des werden wird sie es sich kann "
@@ -199,7 +219,10 @@ STOP_WORDS = {
     "pl": "i w na z do nie się jest to że o dla jak po od lub być za może przez ten ta tego musi jeśli",
     "sv": "och att det i är en ett på för som med av inte den till kan har om du eller från måste",
 }
-STOP_WORDS = {lang: frozenset(words.split()) for lang, words in STOP_WORDS.items()}
+LANGUAGES_OF: dict[str, list[str]] = {}
+for _language, _words in STOP_LISTS.items():
+    for _word in _words.split():
+        LANGUAGES_OF.setdefault(_word, []).append(_language)
 LETTERS = re.compile(r"[^\W\d_]+")
 BASIC_LATIN = re.compile(r"[A-Za-z]")
 
@@ -223,13 +246,16 @@ def identify_language(
     words = Counter(LETTERS.findall(head.lower()))
     if not words:
         return "other"
-    hits = {lang: sum(words[w] for w in stop) for lang, stop in STOP_WORDS.items()}
+    hits = dict.fromkeys(STOP_LISTS, 0)
+    for word in words.keys() & LANGUAGES_OF.keys():
+        for lang in LANGUAGES_OF[word]:
+            hits[lang] += words[word]
     best = max(hits.values())
     if hits["en"] == best:  # also when nothing was hit: short technical English has no stop word
         return "en" if best or head.isascii() else "other"
     return "en" if best <= 2 and head.isascii() and hits["en"] >= best - 1 else "other"
 
-# %% ../../nbs/01_data/02_clean.ipynb #5c83ffb8
+# %% ../../nbs/01_data/02_clean.ipynb #38ecfa25
 def too_short(
     text: str,  # one document
     lang: str,  # "en", "zh" or "other"
@@ -240,7 +266,7 @@ def too_short(
         return len(HAN.findall(text)) < 2 * min_words
     return len(LETTERS.findall(text)) < min_words
 
-
+# %% ../../nbs/01_data/02_clean.ipynb #752788a1
 def odd_word_length(
     text: str,  # one document
     lang: str,  # Chinese is not written in words and passes
@@ -250,6 +276,9 @@ def odd_word_length(
         return False
     words = LETTERS.findall(text)
     return not 2.5 <= sum(map(len, words)) / max(1, len(words)) <= 12
+
+# %% ../../nbs/01_data/02_clean.ipynb #be818519
+SYMBOL = re.compile(r"[^\w.,;:!?'\"()\-，。；：！？、（）《》“”‘’…—]")
 
 
 def symbol_share(
@@ -261,10 +290,7 @@ def symbol_share(
         return 1.0
     return len(SYMBOL.findall(dense)) / len(dense)
 
-
-SYMBOL = re.compile(r"[^\w.,;:!?'\"()\-，。；：！？、（）《》“”‘’…—]")
-
-
+# %% ../../nbs/01_data/02_clean.ipynb #c2e5430d
 def repeated_line_share(
     text: str,  # one document
 ) -> float:  # 0 to 1
@@ -279,22 +305,40 @@ def repeated_line_share(
         seen.add(line)
     return repeated / total if total else 0.0
 
-
-def few_word_lines(
+# %% ../../nbs/01_data/02_clean.ipynb #266eaf73
+def few_words(
     text: str,  # one document
 ) -> bool:  # True if it should go
     "Fewer than 60 % of the words hold a letter (Gopher asks for 80 % on the web): a table or numbers."
     tokens = text.split()
     return sum(1 for t in tokens if LETTERS.search(t)) < 0.6 * len(tokens)
 
-
+# %% ../../nbs/01_data/02_clean.ipynb #8a2bf5d6
 def placeholder(
     text: str,  # one document
 ) -> bool:  # True if it should go
     "Lorem ipsum (C4; Raffel et al. 2020, sec. 2.2)."
     return "lorem ipsum" in text.lower()
 
-# %% ../../nbs/01_data/02_clean.ipynb #0580a0fe
+# %% ../../nbs/01_data/02_clean.ipynb #eb3baaf9
+def rules_of_quality(
+    min_words: int = 5,  # see `too_short`
+    max_symbol_share: float = 0.25,  # see `symbol_share`
+    max_repeated_lines: float = 0.4,  # see `repeated_line_share`
+) -> dict[
+    str, Callable[[str, str], bool]
+]:  # name -> rule(text, language) that is True for what should go
+    "The rules in the order in which they are asked; the first that says yes is the reason."
+    return {
+        "too short": lambda text, lang: too_short(text, lang, min_words),
+        "word length": odd_word_length,
+        "symbols": lambda text, lang: symbol_share(text) > max_symbol_share,
+        "few words": lambda text, lang: lang != "zh" and few_words(text),
+        "repeated lines": lambda text, lang: repeated_line_share(text) > max_repeated_lines,
+        "placeholder": lambda text, lang: placeholder(text),
+    }
+
+# %% ../../nbs/01_data/02_clean.ipynb #27f93127
 EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9][\w.+-]*(?:@|[ \t]?[(\[]at[)\]][ \t]?)"
     r"(?:[A-Za-z0-9-]+(?:\.|[ \t]?[(\[]dot[)\]][ \t]?))+(?!py|png|jpg|svg|js|md)[A-Za-z]{2,24}(?![\w@-])"
@@ -318,7 +362,23 @@ KEY = re.compile(
     r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"
 )
 
+KEY_MARKS = (
+    "PRIVATE KEY",
+    "AKIA",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "sk-",
+    "hf_",
+    "AIza",
+    "xox",
+    "eyJ",
+)
+PHONE_HINT = re.compile(r"\d{3}[ .-]?\d{4}|\+\d")  # cheap: most documents hold nothing like it
 
+# %% ../../nbs/01_data/02_clean.ipynb #9d939503
 def _is_address(text: str) -> bool:
     try:
         return ipaddress.ip_address(text).is_global
@@ -330,11 +390,9 @@ def personal_spans(
     text: str,  # one document
 ) -> list[tuple[int, int, str]]:  # start, end, kind: KEY, EMAIL, IP, PHONE; sorted, none overlap
     "Where keys, mail addresses, public IP addresses and telephone numbers stand."
-    spans = (
-        [(*m.span(), "KEY") for m in KEY.finditer(text)]
-        if "-" in text or "_" in text or "AKIA" in text or "AIza" in text
-        else []
-    )
+    spans = []
+    if any(mark in text for mark in KEY_MARKS):
+        spans += [(*m.span(), "KEY") for m in KEY.finditer(text)]
     if "@" in text or "(at)" in text or "[at]" in text:
         spans += [
             (*m.span(), "EMAIL")
@@ -350,7 +408,8 @@ def personal_spans(
             for m in IPV6.finditer(text)
             if m[0].count(":") > 1 and _is_address(m[0])
         ]
-    spans += [(*m.span(), "PHONE") for m in PHONE.finditer(text)]
+    if PHONE_HINT.search(text):
+        spans += [(*m.span(), "PHONE") for m in PHONE.finditer(text)]
     out, end = [], 0
     for span in sorted(spans, key=lambda s: (s[0], -s[1])):
         if span[0] >= end:
@@ -370,41 +429,86 @@ def mask_personal(
         end = stop
     return "".join([*out, text[end:]]), Counter(kind for *_, kind in spans)
 
-# %% ../../nbs/01_data/02_clean.ipynb #4eeb2e6a
-def unwrap(
-    text: str,  # one repaired document
-    kind: str,  # kind of the corpus row
-    path: str,  # file name, tells Markdown from reStructuredText
-) -> str:  # plain text
-    "Markup off, in the order HTML, reStructuredText, Markdown."
-    text = strip_html(text)
-    if kind == "licence" or kind == "message":
-        return text
-    if kind == "docstring" or path.endswith((".rst", ".txt", "METADATA")):
-        text = strip_rst(text)
-    if kind != "docstring" and not path.endswith(".rst"):
-        text = strip_markdown(text)
-    return text
+# %% ../../nbs/01_data/02_clean.ipynb #ad7e9dd8
+DECOYS = (
+    "Since version {a}.{b}.{c}.{d} this is the default.",
+    "Requires numpy=={a}.{b}.{c}.{d} or newer.",
+    "It listens on 127.0.0.1:{e} and on 192.168.{a}.{b} only.",
+    "Clone git@github.com:team/project{a}.git first.",
+    "The icon logo@2x.png has {e} bytes.",
+    "Use @property, @pytest.fixture or @torch.no_grad() here.",
+    "Finished on 2023-{m:02d}-{m:02d} at 12:{b:02d}:{c:02d} with loss 0.{e}{e}.",
+    "ISBN 978-3-16-{e}{a}-0, DOI 10.{e}/{a}{b}.",
+    "The hash is {h}.",
+    "x[{a}:{b}] has shape ({a}, {b}, {c}) and stride {e}.",
+    "Line {e}-{e} of std::vector<a::b>, range {a}-{b}-{c}.",
+)
 
+# %% ../../nbs/01_data/02_clean.ipynb #c225185a
+def planted_personal(
+    n: int,  # sentences, at least 1
+    rng: np.random.Generator,  # draws everything
+) -> list[tuple[str, list[tuple[int, int, str]], str]]:  # sentence; true spans; name of the form
+    "Sentences with known personal data, every second one a decoy without any."
+    letters, digits = np.array(list("abcdefghijklmnopqrstuvwxyz")), np.array(list("0123456789"))
+    mixed = np.concatenate([letters, np.char.upper(letters), digits])
 
-def rules_of_quality(
-    min_words: int = 5,  # see `too_short`
-    max_symbol_share: float = 0.25,  # see `symbol_share`
-    max_repeated_lines: float = 0.4,  # see `repeated_line_share`
-) -> dict[
-    str, Callable[[str, str], bool]
-]:  # name -> rule(text, language) that is True for what should go
-    "The rules in the order in which they are asked; the first that says yes is the reason."
-    return {
-        "too short": lambda text, lang: too_short(text, lang, min_words),
-        "word length": odd_word_length,
-        "symbols": lambda text, lang: symbol_share(text) > max_symbol_share,
-        "few words": lambda text, lang: lang != "zh" and few_word_lines(text),
-        "repeated lines": lambda text, lang: repeated_line_share(text) > max_repeated_lines,
-        "placeholder": lambda text, lang: placeholder(text),
-    }
+    def draw(alphabet, k):
+        return "".join(rng.choice(alphabet, k))
 
+    out = []
+    for i in range(n):
+        a, b, c, d, m = (int(x) for x in rng.integers(1, 10, 5))
+        if i % 2:
+            decoy = DECOYS[rng.integers(len(DECOYS))]
+            values = dict(
+                a=a,
+                b=b,
+                c=c,
+                d=d,
+                m=m,
+                e=int(rng.integers(1024, 9999)),
+                h=draw(digits[:10], 8) + draw(letters[:6], 32),
+            )
+            out.append((decoy.format(**values), [], "decoy"))
+            continue
+        form, kind, item = personal_item(draw, letters, digits, mixed, rng)
+        frame = ("Please write to {}.", "Contact: {}", "({})", "See {} for help, or ask.", "{}")[
+            rng.integers(5)
+        ]
+        start = frame.index("{}")
+        out.append((frame.format(item), [(start, start + len(item), kind)], form))
+    return out
 
+# %% ../../nbs/01_data/02_clean.ipynb #94439120
+def personal_item(
+    draw: Callable[[np.ndarray, int], str],  # draws so many characters of an alphabet
+    letters: np.ndarray,  # lower-case letters
+    digits: np.ndarray,  # 0 to 9
+    mixed: np.ndarray,  # letters and digits
+    rng: np.random.Generator,  # decides the form
+) -> tuple[str, str, str]:  # form, kind, the item itself
+    "One made-up item of personal data in one of twelve forms, the last of each kind a hard one."
+    name, host = draw(letters, 5), draw(letters, 7)
+    area, line = f"{rng.integers(201, 990)}", f"{rng.integers(200, 990)}"
+    last, octets = draw(digits, 4), rng.integers(1, 255, 3)
+    forms = [
+        ("mail", "EMAIL", f"{name}.{draw(letters, 6)}@{host}.org"),
+        ("mail with tag", "EMAIL", f"{name}+{draw(digits, 3)}@mail.{host}.co.uk"),
+        ("mail (at)", "EMAIL", f"{name} (at) {host} (dot) com"),
+        ("mail in words", "EMAIL", f"{name} at {host} dot com"),
+        ("IPv4", "IP", f"{rng.choice([8, 23, 45, 77, 93, 151])}." + ".".join(map(str, octets))),
+        ("IPv6", "IP", f"2a00:{draw(digits, 4)}:{draw(letters[:6], 3)}::{draw(digits[1:], 2)}"),
+        ("phone +", "PHONE", f"+{rng.integers(1, 99)} {area} {line} {last}"),
+        ("phone US", "PHONE", f"({area}) {line}-{last}"),
+        ("phone China", "PHONE", f"13{draw(digits, 9)}"),
+        ("key AWS", "KEY", "AKIA" + draw(np.char.upper(letters), 16)),
+        ("key GitHub", "KEY", "ghp_" + draw(mixed, 36)),
+        ("key hub", "KEY", "hf_" + draw(mixed, 34)),
+    ]
+    return forms[rng.choice(len(forms), p=np.array([3, 3, 2, 1, 3, 2, 3, 3, 2, 2, 2, 2]) / 28)]
+
+# %% ../../nbs/01_data/02_clean.ipynb #c5bc9afb
 def clean_document(
     document: dict,  # a row of the raw corpus
     rules: dict[str, Callable[[str, str], bool]],  # from `rules_of_quality`

@@ -205,7 +205,7 @@ def train_step(
     optimizer.step()
     return row | {f"loss/{term}": value for term, value in losses.items()}
 
-# %% ../../nbs/02_pretraining/10_training.ipynb #5ae8ea0d
+# %% ../../nbs/02_pretraining/10_training.ipynb #de9e0a09
 @contextmanager
 def step_randomness(
     seed: int,  # of the run (0 or more)
@@ -219,9 +219,8 @@ def step_randomness(
     state = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(
-            state
-        )  # torch.manual_seed would reseed every GPU as well
+        # torch.manual_seed would reseed every GPU, also those that nobody puts back
+        torch.default_generator.manual_seed(state)
         if devices:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(state)

@@ -18,7 +18,10 @@ LONG = 88  # characters from which a signature takes a line for each parameter
 def section(sources: list[str], module: str) -> str:
     "The section on what a chapter exports; empty if that is nothing."
     found = [text for source in sources for text in symbols(source)]
-    return "\n\n".join([f"## Exported to `llmchain.{module}` {{#api}}", *found]) if found else ""
+    names = [text.split("`", 2)[1] for text in found]
+    index = ", ".join(f"[`{name}`](#api-{name})" for name in names)
+    head = f"## Exported to `llmchain.{module}` {{#api}}"
+    return "\n\n".join([head, index, *found]) if found else ""
 
 
 def symbols(source: str) -> Iterator[str]:

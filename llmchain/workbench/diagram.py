@@ -11,6 +11,8 @@ from html import escape
 
 FIGURE = 7.2  # width of a Latin letter at the font size used, in units of the drawing
 GAP, LAYER, ROW = 22.0, 46.0, 36.0  # between nodes of a layer, between layers, height of a line
+WIDEST = 760  # a row that is longer is drawn downwards, or its text would shrink
+LEAST = 0.75  # text is never drawn smaller than this; the diagram scrolls instead
 SHAPE = re.compile(r"([\w.\-]*\w)\s*(?:@\{.*?\}|[\[({>]+[\"/\\]*(.*?)[\"/\\]*[\])}]+)?(?::::\w+)?$")
 EDGE = re.compile(
     r"\s*(?:(?:--|==|-\.)\s+(?P<inner>[^|>]+?)\s+)?"
@@ -104,9 +106,10 @@ def layers(nodes: list[str], edges: list[tuple[str, str]]) -> list[list[str]]:
     return rows
 
 
-def mermaid_svg(source: str) -> str:
-    "The flowchart as an SVG with a description; raises ValueError if it is no flowchart."
+def mermaid_svg(source: str, turned: str = "") -> str:
+    "The flowchart as an SVG with a description; ValueError if it is none. A long row is `turned`."
     direction, said, nodes, edges = parse(source)
+    direction = turned or direction
     if not nodes or not re.search(r"^\s*(graph|flowchart)\b", source, re.M):
         raise ValueError("mermaid: only graph and flowchart are drawn in the preview")
     across = direction in ("LR", "RL")
@@ -133,10 +136,12 @@ def mermaid_svg(source: str) -> str:
     )
     place = {n: (y, x + w / 2) if across else (x + w / 2, y) for n, (x, y) in place.items()}
     w, h = (h, w) if across else (w, h)
+    if across and w > WIDEST:
+        return mermaid_svg(source, "TB" if direction == "LR" else "BT")
     names = {n: label.replace("\n", " ") for n, label in nodes.items()}
     steps = "; ".join(f"{names[a]} → {names[b]}" + (f" ({t})" if t else "") for a, b, t in edges)
     said = said or f"Flowchart: {steps or ', '.join(names.values())}"
-    style = f'viewBox="0 0 {w:.0f} {h:.0f}" style="width:{w:.0f}px"'
+    style = f'viewBox="0 0 {w:.0f} {h:.0f}" style="width:{w:.0f}px;min-width:{w * LEAST:.0f}px"'
     out = [f'<svg class="flow" {style} role="img"><title>{escape(said)}</title>']
     for a, b, label in edges:
         between = [d for row in rows for d in row if d.startswith(f"{a}>{b}@")]

@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+BAR = re.compile(r"^.*(\d+%\|.*\|.*|\d+it )\[\d+:\d+.*\]$\n?", re.M)  # tqdm's
 KEPT_TAGS = set(
     "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure"
     " h3 h4 h5 h6 hr i img ins kbd li mark ol p pre q s samp small span strong sub summary sup"
@@ -22,11 +23,28 @@ GONE = {"script", "style", "iframe", "object", "embed", "link", "meta", "form", 
 GONE |= {"template", "noscript", "svg", "math", "audio", "video", "base", "textarea", "select"}
 
 
+def tidy(outputs: list[Any]) -> list[Any]:
+    "Outputs without progress bars, and one stream where a cell wrote many pieces in a row."
+    kept: list[Any] = []
+    for output in outputs:
+        if output.output_type == "stream":
+            output.text = "".join(output.text)
+            if kept and kept[-1].get("name") == output.name:
+                kept[-1].text += output.text
+                continue
+        elif "metadata" in output:
+            output.metadata = {}
+        kept.append(output)
+    for output in kept:
+        if output.output_type == "stream":
+            output.text = BAR.sub("", plain(output.text)).strip("\n")
+    return [o for o in kept if o.output_type != "stream" or o.text]
+
+
 def shown(output: Any) -> Iterable[tuple[str, str]]:
     "(kind, content) of what a reader sees of an output: html, markdown or a picture."
     if output.output_type == "stream":
-        if text := plain("".join(output.text)):
-            yield "html", f'<pre class="out">{escape(text)}</pre>'
+        yield "html", f'<pre class="out">{escape("".join(output.text))}</pre>'
         return
     if output.output_type == "error":
         yield "html", f'<pre class="error">{escape(plain(chr(10).join(output.traceback)))}</pre>'
@@ -47,7 +65,7 @@ def shown(output: Any) -> Iterable[tuple[str, str]]:
 
 
 def plain(text: str) -> str:
-    "Text as a terminal leaves it: no colours, and of a progress bar the last state."
+    "Text as a terminal leaves it: no colours, and of a line that was rewritten the last state."
     text = ANSI.sub("", text).replace("\r\n", "\n")
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")).strip("\n")
 

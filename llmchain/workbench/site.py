@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from llmchain.workbench import apidoc
-from llmchain.workbench.outputs import shown
+from llmchain.workbench.outputs import shown, tidy
 
 OPTION = re.compile(r"#\|\s*([\w-]+)\s*:?\s*(.*)")  # a directive of nbdev or Quarto
 QUARTO = set(
@@ -112,7 +112,7 @@ def prepare(path: Path) -> Any:
     from fastcore.nbio import mk_cell, read_nb
     from nbdev.process import NBProcessor
 
-    pure = ["populate_language", "strip_ansi", "hide_line", "filter_stream_", "rm_header_dash"]
+    pure = ["populate_language", "hide_line", "filter_stream_", "rm_header_dash"]
     nb = read_nb(path)
     tags = {cell.id: cell.metadata.get("tags") or [] for cell in nb.cells}
     steps = [getattr(processors, name) for name in [*pure, "hide_"]]
@@ -145,9 +145,7 @@ def prepare(path: Path) -> Any:
             if alt := next(filter(None, found), ""):
                 options.setdefault("fig-alt", json.dumps(alt, ensure_ascii=False))
             source = "".join(f"#| {k}: {v}\n" for k, v in options.items()) + source
-            for output in cell.outputs:
-                if "metadata" in output:
-                    output["metadata"] = {}
+            cell.outputs = tidy(cell.outputs)
         cell.source, cell.metadata = source, {}
         cells.append(cell)
     if api := apidoc.section(exported, module):
@@ -201,6 +199,10 @@ def build(root: Path, out: str | Path = "_site", run: Path | None = None) -> lis
                     problems.append(f"_quarto.yml: {path} is in the sidebar but does not exist")
         write_pages(pages, settings["website"], fresh)
         problems += check_links(fresh)
+        here = str(root.resolve())
+        problems += [
+            f"{p['url']}: shows a path of this machine" for p in pages if here in p["body"]
+        ]
         shutil.rmtree(site, ignore_errors=True)
         fresh.rename(site)  # only a finished site takes the place of the old one
     return problems
@@ -357,9 +359,12 @@ def read_body(page: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str
     for block in top:
         text = " ".join(block.text_content().split())
         if block.tag in ("h2", "h3"):
-            outline.append({"level": int(block.tag[1]), "id": block.get("id"), "text": text})
-            url = f"{page['url']}#{block.get('id')}"
-            sections.append({"u": url, "t": page["title"], "s": text, "x": ""})
+            anchor = block.get("id", "")
+            sections.append(
+                {"u": f"{page['url']}#{anchor}", "t": page["title"], "s": text, "x": ""}
+            )
+            if not anchor.startswith("api-"):  # dozens; the section on them begins with a list
+                outline.append({"level": int(block.tag[1]), "id": anchor, "text": text})
         else:
             sections[-1]["x"] = f"{sections[-1]['x']} {text}".strip()
     return outline, sections

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, get_cosine_schedule_with_warmup
 
-from llmchain.pretrain.training import evaluate_mean, train, warmup_cosine
+from llmchain.pretrain.training import adamw_update, evaluate_mean, train, warmup_cosine
 
 N_STEPS, DECAY, BETAS, CLIP = 8, 0.1, (0.9, 0.95), 0.5
 
@@ -140,3 +140,18 @@ def test_schedule_is_that_of_transformers_without_the_step_of_rate_zero():
         want = theirs(step + 1 if step < 10 else step)
         assert warmup_cosine(step, 100, 10, 1.0, 0.0) == pytest.approx(want, abs=1e-12)
     assert theirs(0) == 0 < warmup_cosine(0, 100, 10, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_our_update_is_that_of_torch(decay):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(7, 5, generator=generator, dtype=torch.float64)
+    theirs = nn.Parameter(weight.clone())
+    optimizer = torch.optim.AdamW([theirs], lr=0.02, betas=BETAS, weight_decay=decay)
+    moments = (torch.zeros_like(weight), torch.zeros_like(weight))
+    for step in range(1, 11):
+        gradient = torch.randn(7, 5, generator=generator, dtype=torch.float64)
+        theirs.grad = gradient.clone()
+        optimizer.step()
+        weight, moments = adamw_update(weight, gradient, moments, step, 0.02, BETAS, decay)
+        assert float((weight - theirs.detach()).abs().max()) <= 1e-13
