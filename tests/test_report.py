@@ -43,7 +43,7 @@ def make_run(folder: Path) -> Path:
     curves = {
         "train/loss": [[i, 8 * math.exp(-i / 300) + 2] for i in range(0, 1000, 5)],
         "val/loss": [[i, 8 * math.exp(-i / 320) + 2.3] for i in range(0, 1000, 100)],
-        f"train/{EVIL}": [[0, 1.0], [1, math.nan], [2, math.inf], [3, 2.0]],
+        f"train{EVIL[:8]}": [[0, 1.0], [1, math.nan], [2, math.inf], [3, 2.0]],
         "lost": [[0, math.nan]],
     }
     record = {
@@ -61,7 +61,9 @@ def make_run(folder: Path) -> Path:
     (folder / "08_gpt/notebook.ipynb").write_text("{}")
     (folder / "29_serve").mkdir()
     rows = [{"text": "good film", "label": "positive", "score": 0.98123}, {"text": EVIL}]
-    answers = {"samples": [{"title": "answer of the service", "rows": rows}]}
+    answers = {
+        "samples": [{"title": "refusals", "text": "422"}, {"title": "Answers", "rows": rows}]
+    }
     (folder / "29_serve/record.json").write_text(json.dumps(answers))
     return folder
 
@@ -135,6 +137,7 @@ def test_curves_share_a_chart_and_are_described(page: html.HtmlElement) -> None:
 
 def test_samples_and_the_answers_of_the_service(page: html.HtmlElement) -> None:
     answers = page.xpath("//div[@class='answers']")[0]
+    assert answers.xpath(".//figcaption/text()") == ["Answers"], "refusals stand with the chapter"
     assert answers.xpath(".//th/text()") == ["text", "label", "score"]
     assert "0.9812" in answers.text_content() and EVIL in answers.text_content()
     assert f"Once {EVIL} 从前" in page.text_content()

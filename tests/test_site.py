@@ -51,7 +51,7 @@ def test_page_has_its_frame(page: html.HtmlElement) -> None:
 
 def test_links_between_notebooks_become_links_between_pages(page: html.HtmlElement) -> None:
     links = page.xpath("//main/p/a/@href")
-    assert links == ["../index.html", "tokenize.html#bytes-first", "#api-shingles"]
+    assert links == ["../index.html", "tokenize.html#bytes-first", "#api-shingles", "#api-shingles"]
 
 
 def test_formulas_code_and_chinese(page: html.HtmlElement) -> None:
@@ -181,6 +181,7 @@ def broken_project(root: Path) -> Path:
             md("![](https://e.org/a.png)\n\n![x](gone.png)\n\nSee @fig-none."),
             md("## Two\n\n#### Four\n\n[bad](javascript:alert(1))"),
             code("x", shown({"image/png": "aGk=", "text/plain": "x"})),
+            code("1 / 0", {"output_type": "error", "ename": "E", "evalue": "", "traceback": ["E"]}),
             md("```mermaid\nsequenceDiagram\n  A->>B: hi\n```"),
         ],
     )
@@ -205,6 +206,7 @@ def test_every_kind_of_problem_is_named(tmp_path: Path) -> None:
         "01_data/tokenize.html: unresolved reference @fig-none",
         "01_data/tokenize.html: heading level jumps from 2 to 4",
         "01_data/tokenize.html: <a href> points outside: javascript:alert(1)",
+        "01_data/tokenize.html: a cell failed: E",
         "01_data/tokenize.html: picture 1 has no alternative text",
         "01_data/tokenize.html: mermaid: only graph and flowchart",
     ):
@@ -268,7 +270,7 @@ def test_flowcharts_are_drawn_in_layers() -> None:
     assert nodes == {"A": "collect (采集)", "B": "clean", "C": "train", "D": "serve"}
     pairs = [("A", "B", ""), ("B", "C", "rows"), ("A", "C", ""), ("B", "C", ""), ("C", "D", "done")]
     assert edges == pairs
-    rows = diagram.layers(list(nodes), [(a, b) for a, b, _ in edges])
+    rows, _ = diagram.layers(list(nodes), [(a, b) for a, b, _ in edges])
     assert [[n for n in row if n in nodes] for row in rows] == [["A"], ["B"], ["C"], ["D"]]
 
 

@@ -275,7 +275,7 @@ def refusal_report(
         "auroc": auroc(confidence[inside], confidence[~inside]),
     }
 
-# %% ../../nbs/06_applications/33_customer_service.ipynb #57c525da
+# %% ../../nbs/06_applications/33_customer_service.ipynb #8e8b16cb
 @dataclass(frozen=True)
 class Reply:
     "What the assistant says to one text."
@@ -310,7 +310,7 @@ def refusal_before_reading(
     latin = sum(unicodedata.name(c, "").startswith("LATIN") for c in letters)
     return "language" if latin < len(letters) / 2 else ""
 
-# %% ../../nbs/06_applications/33_customer_service.ipynb #0a22cdf7
+# %% ../../nbs/06_applications/33_customer_service.ipynb #65db3a86
 def encoder_hash(
     folder: Path,  # of the encoder
 ) -> str:  # SHA-256 of its weights
@@ -325,7 +325,9 @@ class Assistant:
     def __init__(
         self,
         settings: dict,  # intents, answers, threshold, max_characters, encoder (SHA-256)
-        arrays: dict[str, np.ndarray],  # weights (K, C), bias (K,), questions (M, C), targets (M,)
+        arrays: dict[
+            str, np.ndarray
+        ],  # weights (K + 1, C), bias (K + 1,), questions (M, C), targets (M,)
         questions: list[str],  # (M,) the known questions
         encoder: SentenceEncoder,  # made the vectors
     ):
@@ -385,7 +387,10 @@ class Assistant:
         if reason := refusal_before_reading(text, self.settings["max_characters"]):
             return self.refuse(reason)
         vector = self.encoder.embed([text])  # (1, C)
-        p = softmax_probabilities(vector, self.arrays["weights"], self.arrays["bias"])[0]  # (K,)
+        p = softmax_probabilities(vector, self.arrays["weights"], self.arrays["bias"])[
+            0
+        ]  # (K + 1,)
+        p = p[:-1]  # the last class is everything else
         best, confidence = int(p.argmax()), float(p.max())
         intent = self.settings["intents"][best]
         if confidence < self.settings["threshold"]:

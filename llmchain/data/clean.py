@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['NEWLINES', 'INVISIBLE', 'BLANKS', 'BLOCK', 'INLINE', 'PAIR', 'NOT_HTML', 'BREAK', 'COMMENT', 'RST', 'FIELD',
            'RETURNS', 'UNDERLINE', 'DOCTEST', 'LITERAL', 'MARKDOWN', 'BOILERPLATE', 'TRAILING', 'GAPS', 'STOP_LISTS',
-           'LANGUAGES_OF', 'LETTERS', 'BASIC_LATIN', 'SYMBOL', 'EMAIL', 'IPV4', 'IPV6', 'VERSION', 'PHONE', 'KEY',
-           'KEY_MARKS', 'PHONE_HINT', 'DECOYS', 'repair', 'strip_html', 'strip_rst', 'strip_markdown', 'unwrap',
-           'drop_boilerplate', 'identify_language', 'too_short', 'odd_word_length', 'symbol_share',
+           'LANGUAGES_OF', 'LETTERS', 'BASIC_LATIN', 'SYMBOL', 'EMAIL', 'IPV4', 'IPV6', 'IPV6_DIGITS', 'VERSION',
+           'PHONE', 'KEY', 'KEY_MARKS', 'PHONE_HINT', 'DECOYS', 'repair', 'strip_html', 'strip_rst', 'strip_markdown',
+           'unwrap', 'drop_boilerplate', 'identify_language', 'too_short', 'odd_word_length', 'symbol_share',
            'repeated_line_share', 'few_words', 'placeholder', 'rules_of_quality', 'personal_spans', 'mask_personal',
            'planted_personal', 'personal_item', 'clean_document']
 
@@ -134,7 +134,7 @@ def strip_rst(
         text = DOCTEST.sub(r"\1", text)
     return UNDERLINE.sub("", text)
 
-# %% ../../nbs/01_data/02_clean.ipynb #ea7d8bc5
+# %% ../../nbs/01_data/02_clean.ipynb #91cdc865
 MARKDOWN = [
     (re.compile(r"\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)"), ""),  # badge: a picture that is a link
     (re.compile(r"!\[([^\]]*)\]\([^)]*\)"), r"\1"),
@@ -142,7 +142,10 @@ MARKDOWN = [
     (re.compile(r"^\[[^\]]+\]:[ \t]*\S+.*\n?", re.M), ""),  # link targets
     (re.compile(r"^[ \t]{0,3}#{1,6}[ \t]+", re.M), ""),
     (re.compile(r"^[ \t]*(?:```|~~~)[^\n`]*$\n?", re.M), ""),
-    (re.compile(r"(\*\*|__)(?=\S)([^*_\n]+?)(?<=\S)\1"), r"\2"),
+    (
+        re.compile(r"(?<![\w*(])\*\*(?=\S)([^*\n]+?)(?<=[^\s(,])\*\*(?![\w*])"),
+        r"\1",
+    ),  # not **kwargs
     (re.compile(r"(?<!`)`([^`\n]+)`(?!`)"), r"\1"),
     (re.compile(r"^[ \t]*>[ \t]?", re.M), ""),
     (re.compile(r"^\|?[ \t:|-]{3,}\|?[ \t]*$\n?", re.M), ""),  # the rule under a table's head
@@ -200,7 +203,7 @@ def drop_boilerplate(
     "Lines known to repeat everywhere: copyright, bare addresses, navigation, drawings."
     return GAPS.sub("\n\n", TRAILING.sub("", BOILERPLATE.sub("", text))).strip("\n")
 
-# %% ../../nbs/01_data/02_clean.ipynb #8b13a132
+# %% ../../nbs/01_data/02_clean.ipynb #e92422b5
 STOP_LISTS = {
     "en": "the of and to in a is that for it as with be on by this are or from an at which not you if can "
     "will was have has when use used your all one than its into no may any only other do but they we",
@@ -251,9 +254,12 @@ def identify_language(
         for lang in LANGUAGES_OF[word]:
             hits[lang] += words[word]
     best = max(hits.values())
-    if hits["en"] == best:  # also when nothing was hit: short technical English has no stop word
+    n_words = words.total()
+    if hits["en"] < best:
+        return "en" if best <= 2 and head.isascii() and hits["en"] >= best - 1 else "other"
+    if n_words < 12:  # short technical English often has no stop word at all
         return "en" if best or head.isascii() else "other"
-    return "en" if best <= 2 and head.isascii() and hits["en"] >= best - 1 else "other"
+    return "en" if hits["en"] >= 0.05 * n_words else "other"
 
 # %% ../../nbs/01_data/02_clean.ipynb #38ecfa25
 def too_short(
@@ -338,13 +344,14 @@ def rules_of_quality(
         "placeholder": lambda text, lang: placeholder(text),
     }
 
-# %% ../../nbs/01_data/02_clean.ipynb #27f93127
+# %% ../../nbs/01_data/02_clean.ipynb #ff64aa2f
 EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9][\w.+-]*(?:@|[ \t]?[(\[]at[)\]][ \t]?)"
     r"(?:[A-Za-z0-9-]+(?:\.|[ \t]?[(\[]dot[)\]][ \t]?))+(?!py|png|jpg|svg|js|md)[A-Za-z]{2,24}(?![\w@-])"
 )
 IPV4 = re.compile(r"(?<![\w.-])\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)")
 IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}(?![\w:]|\.\d)")
+IPV6_DIGITS = re.compile("[0-9A-Fa-f]")  # `a::b` is valid, and C++
 VERSION = re.compile(r"(?:version|release|v|==|>=|<=|~=)[ \t]*$", re.I)
 PHONE = re.compile(
     r"(?<![\w.+/-])(?:"
@@ -378,7 +385,7 @@ KEY_MARKS = (
 )
 PHONE_HINT = re.compile(r"\d{3}[ .-]?\d{4}|\+\d")  # cheap: most documents hold nothing like it
 
-# %% ../../nbs/01_data/02_clean.ipynb #9d939503
+# %% ../../nbs/01_data/02_clean.ipynb #112255cd
 def _is_address(text: str) -> bool:
     try:
         return ipaddress.ip_address(text).is_global
@@ -406,7 +413,7 @@ def personal_spans(
         spans += [
             (*m.span(), "IP")
             for m in IPV6.finditer(text)
-            if m[0].count(":") > 1 and _is_address(m[0])
+            if len(IPV6_DIGITS.findall(m[0])) > 5 and _is_address(m[0])
         ]
     if PHONE_HINT.search(text):
         spans += [(*m.span(), "PHONE") for m in PHONE.finditer(text)]

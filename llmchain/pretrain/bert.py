@@ -6,7 +6,7 @@
 __all__ = ['BertConfig', 'Bert', 'BertPretraining', 'bert_names', 'bert_pretraining_names', 'bert_config_from_hf', 'from_hf',
            'to_hf', 'load_bert', 'fill_masks']
 
-# %% ../../nbs/02_pretraining/09_bert.ipynb #dd0833a5
+# %% ../../nbs/02_pretraining/09_bert.ipynb #7c921e5b
 import json
 import warnings
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .gpt import Block, from_hf_weights, initialize, to_hf_weights
@@ -44,7 +45,7 @@ class BertConfig:
         if problems:
             raise ValueError("BertConfig: " + "; ".join(problems))
 
-# %% ../../nbs/02_pretraining/09_bert.ipynb #73034c72
+# %% ../../nbs/02_pretraining/09_bert.ipynb #6804b3a4
 class Bert(nn.Module):
     "BERT's encoder and pooler: post-norm blocks that see the text on both sides."
 
@@ -66,42 +67,48 @@ class Bert(nn.Module):
             self.pooler = nn.Linear(c.n_embd, c.n_embd)
         initialize(self, generator)
 
-    def embed(
-        self,
-        input_ids: Tensor,  # (B, T) int64, T at most block_size
-        token_type_ids: Tensor | None = None,  # (B, T) segment of each token; None: all 0
-    ) -> Tensor:  # (B, T, C), normalised
-        "Token plus position plus segment (Devlin et al. 2019, fig. 2)."
-        T = input_ids.size(1)
-        if T > self.config.block_size:
-            raise ValueError(f"Bert: {T} tokens given, block_size is {self.config.block_size}")
-        if token_type_ids is None:
-            token_type_ids = torch.zeros_like(input_ids)
-        positions = self.position_embedding.weight[:T]  # (T, C)
-        x = self.token_embedding(input_ids) + self.type_embedding(token_type_ids) + positions
-        return self.dropout(self.norm(x))
+# %% ../../nbs/02_pretraining/09_bert.ipynb #0a5c4066
+@patch
+def embed(
+    self: Bert,
+    input_ids: Tensor,  # (B, T) int64, T at most block_size
+    token_type_ids: Tensor | None = None,  # (B, T) segment of each token; None: all 0
+) -> Tensor:  # (B, T, C), normalised
+    "Token plus position plus segment (Devlin et al. 2019, fig. 2)."
+    T = input_ids.size(1)
+    if T > self.config.block_size:
+        raise ValueError(f"Bert: {T} tokens given, block_size is {self.config.block_size}")
+    if token_type_ids is None:
+        token_type_ids = torch.zeros_like(input_ids)
+    positions = self.position_embedding.weight[:T]  # (T, C)
+    x = self.token_embedding(input_ids) + self.type_embedding(token_type_ids) + positions
+    return self.dropout(self.norm(x))
 
-    def forward(
-        self,
-        input_ids: Tensor,  # (B, T) int64, T at most block_size
-        token_type_ids: Tensor | None = None,  # (B, T) segment of each token; None: all 0
-        attention_mask: Tensor | None = None,  # (B, T), 1 for a token and 0 for padding
-    ) -> Tensor:  # (B, T, C)
-        "A vector for each token, from the whole text; padding is never looked at."
-        x = self.embed(input_ids, token_type_ids)
-        visible = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
-        for block in self.blocks:
-            x = block(x, visible)
-        return x
+# %% ../../nbs/02_pretraining/09_bert.ipynb #bcd3e21f
+@patch
+def forward(
+    self: Bert,
+    input_ids: Tensor,  # (B, T) int64, T at most block_size
+    token_type_ids: Tensor | None = None,  # (B, T) segment of each token; None: all 0
+    attention_mask: Tensor | None = None,  # (B, T), 1 for a token and 0 for padding
+) -> Tensor:  # (B, T, C)
+    "A vector for each token, from the whole text; padding is never looked at."
+    x = self.embed(input_ids, token_type_ids)
+    visible = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+    for block in self.blocks:
+        x = block(x, visible)
+    return x
 
-    def pool(
-        self,
-        hidden: Tensor,  # (B, T, C)
-    ) -> Tensor:  # (B, C), from -1 to 1
-        "A vector for the text, from its first token `[CLS]`."
-        return torch.tanh(self.pooler(hidden[:, 0]))
 
-# %% ../../nbs/02_pretraining/09_bert.ipynb #e6047111
+@patch
+def pool(
+    self: Bert,
+    hidden: Tensor,  # (B, T, C)
+) -> Tensor:  # (B, C), from -1 to 1
+    "A vector for the text, from its first token `[CLS]`."
+    return torch.tanh(self.pooler(hidden[:, 0]))
+
+# %% ../../nbs/02_pretraining/09_bert.ipynb #42ece436
 class BertPretraining(nn.Module):
     "BERT with its two heads: which token was here, and does B follow A (Devlin et al. 2019, 3.1)."
 
@@ -142,7 +149,7 @@ class BertPretraining(nn.Module):
             hidden = hidden.flatten(0, 1)[positions]  # (M, C)
         return self.mlm_logits(hidden), nsp_logits
 
-# %% ../../nbs/02_pretraining/09_bert.ipynb #b1b009db
+# %% ../../nbs/02_pretraining/09_bert.ipynb #dc064526
 def bert_names(
     n_layer: int,  # blocks
 ) -> dict[str, tuple[str, ...]]:  # our name -> theirs
@@ -171,7 +178,7 @@ def bert_names(
         for kind in (("weight",) if "embedding" in ours else ("weight", "bias"))
     }
 
-
+# %% ../../nbs/02_pretraining/09_bert.ipynb #a02f64bf
 def bert_pretraining_names(
     n_layer: int,  # blocks
 ) -> dict[str, tuple[str, ...]]:  # our name -> theirs
@@ -186,7 +193,7 @@ def bert_pretraining_names(
         names |= {f"{o}.{kind}": (f"{t}.{kind}",) for o, t in heads.items()}
     return names | {"mlm_bias": ("cls.predictions.bias",)}
 
-# %% ../../nbs/02_pretraining/09_bert.ipynb #ab969732
+# %% ../../nbs/02_pretraining/09_bert.ipynb #ea03d326
 def bert_config_from_hf(
     hf_config: object,  # the configuration of a BERT of transformers, or its JSON as a namespace
 ) -> BertConfig:  # the same sizes
@@ -215,7 +222,7 @@ def bert_config_from_hf(
         n_type=getattr(c, "type_vocab_size", 2),
     )
 
-# %% ../../nbs/02_pretraining/09_bert.ipynb #b834e2cd
+# %% ../../nbs/02_pretraining/09_bert.ipynb #c4c9906b
 def from_hf(
     hf_model: nn.Module,  # a BertForPreTraining or a BertModel of transformers
 ) -> BertPretraining | Bert:  # the same weights in our layout, same dtype, evaluation mode
@@ -230,7 +237,7 @@ def from_hf(
     model.load_state_dict(from_hf_weights(weights, names))
     return model.eval()
 
-
+# %% ../../nbs/02_pretraining/09_bert.ipynb #12ea4632
 def to_hf(
     model: BertPretraining | Bert,  # ours
     pad_token_id: int = 0,  # padding, written to the configuration
@@ -266,7 +273,7 @@ def to_hf(
         raise RuntimeError(f"to_hf: {missing} not given, {unexpected} not taken")
     return theirs.eval()
 
-# %% ../../nbs/02_pretraining/09_bert.ipynb #307dba28
+# %% ../../nbs/02_pretraining/09_bert.ipynb #807ebe32
 def load_bert(
     path: str | Path,  # folder with config.json and model.safetensors
 ) -> Bert:  # in evaluation mode, fp32
@@ -287,7 +294,7 @@ def load_bert(
     model.load_state_dict(from_hf_weights(stored, names))
     return model.eval()
 
-# %% ../../nbs/02_pretraining/09_bert.ipynb #6fddc5e4
+# %% ../../nbs/02_pretraining/09_bert.ipynb #9d090f04
 @torch.inference_mode()
 def fill_masks(
     model: BertPretraining,  # leaves `model.training` as found

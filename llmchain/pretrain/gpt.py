@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['GPT_TRANSPOSED', 'attention_weights', 'attention', 'causal_visibility', 'SelfAttention', 'gelu_new', 'MLP', 'Block',
-           'GPTConfig', 'initialize', 'GPT', 'to_hf_weights', 'from_hf_weights', 'gpt_names', 'gpt_from_hf',
-           'gpt_to_hf', 'bits_per_byte', 'unigram_log_probabilities', 'bigram_nats', 'stream_windows', 'token_nats',
-           'choose_precision', 'next_token_probabilities', 'generate']
+           'GPTConfig', 'initialize', 'GPT', 'to_hf_weights', 'from_hf_weights', 'gpt_names', 'bits_per_byte',
+           'unigram_log_probabilities', 'bigram_nats', 'stream_windows', 'token_nats', 'choose_precision',
+           'next_token_probabilities', 'generate']
 
-# %% ../../nbs/02_pretraining/08_gpt.ipynb #89f355ba
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #52dad384
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 # %% ../../nbs/02_pretraining/08_gpt.ipynb #9bc4b0f9
@@ -199,7 +200,7 @@ def initialize(
                 parameter.fill_(1.0 if is_gain else 0.0)
     return model
 
-# %% ../../nbs/02_pretraining/08_gpt.ipynb #4de9c3d8
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #a7111e7c
 class GPT(nn.Module):
     "GPT-2: pre-norm blocks, learned positions, output matrix tied to the input embedding."
 
@@ -219,56 +220,47 @@ class GPT(nn.Module):
             self.dropout = nn.Dropout(c.dropout)
         initialize(self, generator, residual_scale=(2 * c.n_layer) ** -0.5)
 
-    def hidden(
-        self,
-        input_ids: Tensor,  # (B, T) int64, T at most block_size
-        attention_mask: Tensor | None = None,  # (B, T), 1 for a token and 0 for padding
-    ) -> Tensor:  # (B, T, C), normalised
-        "What the last block knows about each position; padding left or right moves nothing."
-        T = input_ids.size(1)
-        if T > self.config.block_size:
-            raise ValueError(f"GPT: {T} tokens given, block_size is {self.config.block_size}")
-        if attention_mask is None:
-            positions, visible = torch.arange(T, device=input_ids.device), None
-        else:  # count tokens, not places: a left-padded text starts at position 0 too
-            positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # (B, T)
-            visible = causal_visibility(T, attention_mask)  # (B, 1, T, T)
-        x = self.dropout(self.token_embedding(input_ids) + self.position_embedding(positions))
-        for block in self.blocks:
-            x = block(x, visible, causal=visible is None)
-        return self.norm(x)
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #e832caef
+@patch
+def hidden(
+    self: GPT,
+    input_ids: Tensor,  # (B, T) int64, T at most block_size
+    attention_mask: Tensor | None = None,  # (B, T), 1 for a token and 0 for padding
+) -> Tensor:  # (B, T, C), normalised
+    "What the last block knows about each position; padding left or right moves nothing."
+    T = input_ids.size(1)
+    if T > self.config.block_size:
+        raise ValueError(f"GPT: {T} tokens given, block_size is {self.config.block_size}")
+    if attention_mask is None:
+        positions, visible = torch.arange(T, device=input_ids.device), None
+    else:  # count tokens, not places: a left-padded text starts at position 0 too
+        positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # (B, T)
+        visible = causal_visibility(T, attention_mask)  # (B, 1, T, T)
+    x = self.dropout(self.token_embedding(input_ids) + self.position_embedding(positions))
+    for block in self.blocks:
+        x = block(x, visible, causal=visible is None)
+    return self.norm(x)
 
-    def logits(
-        self,
-        hidden: Tensor,  # (…, C)
-    ) -> Tensor:  # (…, V)
-        "A score for each token of the vocabulary: the product with its own embedding."
-        return F.linear(hidden, self.token_embedding.weight)
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #95d290c4
+@patch
+def logits(
+    self: GPT,
+    hidden: Tensor,  # (…, C)
+) -> Tensor:  # (…, V)
+    "A score for each token of the vocabulary: the product with its own embedding."
+    return F.linear(hidden, self.token_embedding.weight)
 
-    def forward(
-        self,
-        input_ids: Tensor,  # (B, T) int64, T at most block_size
-        attention_mask: Tensor | None = None,  # (B, T), 1 for a token and 0 for padding
-    ) -> Tensor:  # (B, T, V) logits; those at t are about token t + 1
-        "Scores of every next token."
-        return self.logits(self.hidden(input_ids, attention_mask))
 
-    @classmethod
-    def from_hf(
-        cls,
-        hf_model: nn.Module,  # a GPT2LMHeadModel of transformers
-    ) -> "GPT":  # the same weights in our layout, in the same dtype
-        "Take over the weights of a `GPT2LMHeadModel`."
-        return gpt_from_hf(hf_model)
+@patch
+def forward(
+    self: GPT,
+    input_ids: Tensor,  # (B, T) int64, T at most block_size
+    attention_mask: Tensor | None = None,  # (B, T), 1 for a token and 0 for padding
+) -> Tensor:  # (B, T, V) logits; those at t are about token t + 1
+    "Scores of every next token."
+    return self.logits(self.hidden(input_ids, attention_mask))
 
-    def to_hf(
-        self,
-        eos_token_id: int = 0,  # token that ends a text, written to the configuration
-    ) -> nn.Module:  # a GPT2LMHeadModel in evaluation mode, weights copied
-        "Give the weights to a new `GPT2LMHeadModel`."
-        return gpt_to_hf(self, eos_token_id)
-
-# %% ../../nbs/02_pretraining/08_gpt.ipynb #05b25e49
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #c0a0e1d9
 def to_hf_weights(
     weights: dict[str, Tensor],  # ours by name: weights, or their gradients
     names: dict[str, tuple[str, ...]],  # our name -> theirs; several: ours is theirs stacked
@@ -282,7 +274,7 @@ def to_hf_weights(
             theirs[target] = part.detach().clone(memory_format=torch.contiguous_format)
     return theirs
 
-
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #bd10a4fa
 def from_hf_weights(
     weights: dict[str, Tensor],  # theirs by name
     names: dict[str, tuple[str, ...]],  # our name -> theirs; several: ours is theirs stacked
@@ -295,7 +287,7 @@ def from_hf_weights(
     ours = {name: torch.cat([weights[s] for s in sources]) for name, sources in names.items()}
     return {n: (w.mT if n.endswith(transposed) else w).contiguous() for n, w in ours.items()}
 
-# %% ../../nbs/02_pretraining/08_gpt.ipynb #5abc8f78
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #b69e7f49
 GPT_TRANSPOSED = ("qkv.weight", "out.weight", "up.weight", "down.weight")  # GPT-2's Conv1D
 
 
@@ -314,8 +306,10 @@ def gpt_names(
         for kind in (("weight",) if "embedding" in ours else ("weight", "bias"))
     }
 
-# %% ../../nbs/02_pretraining/08_gpt.ipynb #caa18cd3
-def gpt_from_hf(
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #f7f34490
+@patch(cls_method=True)
+def from_hf(
+    cls: GPT,
     hf_model: nn.Module,  # a GPT2LMHeadModel of transformers
 ) -> GPT:  # the same weights in our layout, same dtype, evaluation mode
     "Take over the weights of a `GPT2LMHeadModel`; refuses what our GPT does not compute."
@@ -326,20 +320,21 @@ def gpt_from_hf(
             f"GPT.from_hf: needs gelu_new, eps 1e-5, n_inner 4·C and tied; got {asked}"
         )
     config = GPTConfig(c.vocab_size, c.n_positions, c.n_layer, c.n_head, c.n_embd, c.resid_pdrop)
-    model = GPT(config).to(hf_model.dtype)
+    model = cls(config).to(hf_model.dtype)
     weights = from_hf_weights(hf_model.state_dict(), gpt_names(c.n_layer), GPT_TRANSPOSED)
     model.load_state_dict(weights)
     return model.eval()
 
-
-def gpt_to_hf(
-    model: GPT,  # ours
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #18b5721b
+@patch
+def to_hf(
+    self: GPT,
     eos_token_id: int = 0,  # token that ends a text, written to the configuration
 ) -> nn.Module:  # a GPT2LMHeadModel in evaluation mode on the CPU, weights copied
     "Give the weights to a new `GPT2LMHeadModel`."
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    c = model.config
+    c = self.config
     config = GPT2Config(
         vocab_size=c.vocab_size,
         n_positions=c.block_size,
@@ -355,14 +350,14 @@ def gpt_to_hf(
         use_cache=True,
     )
     with torch.random.fork_rng(devices=[]):
-        theirs = GPT2LMHeadModel(config).to(model.norm.weight.dtype)
-    weights = to_hf_weights(model.state_dict(), gpt_names(c.n_layer), GPT_TRANSPOSED)
+        theirs = GPT2LMHeadModel(config).to(self.norm.weight.dtype)
+    weights = to_hf_weights(self.state_dict(), gpt_names(c.n_layer), GPT_TRANSPOSED)
     missing, unexpected = theirs.load_state_dict(weights, strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:  # the head is the embedding
         raise RuntimeError(f"GPT.to_hf: {missing} not given, {unexpected} not taken")
     return theirs.eval()
 
-# %% ../../nbs/02_pretraining/08_gpt.ipynb #6dfc91b4
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #118ce852
 def bits_per_byte(
     nats_sum: float,  # −Σ ln p over the tokens of a text
     n_bytes: int,  # UTF-8 bytes of the same text (at least 1)
@@ -372,7 +367,7 @@ def bits_per_byte(
         raise ValueError(f"bits_per_byte: n_bytes must be at least 1, got {n_bytes}")
     return nats_sum / math.log(2) / n_bytes
 
-# %% ../../nbs/02_pretraining/08_gpt.ipynb #869044ac
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #71a55b68
 def unigram_log_probabilities(
     tokens: np.ndarray,  # (N,) integers, training stream
     vocab_size: int,  # V
@@ -381,7 +376,7 @@ def unigram_log_probabilities(
     counts = np.bincount(tokens, minlength=vocab_size) + 1
     return np.log(counts / counts.sum())
 
-
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #c2df8ced
 def bigram_nats(
     train: np.ndarray,  # (N,) integers, training stream
     held_out: np.ndarray,  # (M,) integers
@@ -400,7 +395,7 @@ def bigram_nats(
     unigram = np.exp(unigram_log_probabilities(train, vocab_size))[held_out]
     return -np.log((count + prior * unigram) / (n_first[before] + prior)).sum()
 
-# %% ../../nbs/02_pretraining/08_gpt.ipynb #5c7a8396
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #9620a0d4
 def stream_windows(
     tokens: np.ndarray,  # (N,) integers, a token stream
     block_size: int,  # tokens a window (at least 2)
@@ -417,7 +412,7 @@ def stream_windows(
     for window in short:
         yield {"input_ids": window[None]}
 
-# %% ../../nbs/02_pretraining/08_gpt.ipynb #16f978bd
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #9f390ddc
 @torch.inference_mode()
 def token_nats(
     model: GPT,  # is moved to `device`, leaves `model.training` as found
@@ -435,7 +430,7 @@ def token_nats(
     model.train(was_training)
     return found
 
-# %% ../../nbs/02_pretraining/08_gpt.ipynb #6f77a0e8
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #d3197be8
 def choose_precision(
     asked: str,  # auto, fp32 or bf16
     device: str = "cpu",  # cpu or cuda
@@ -448,7 +443,7 @@ def choose_precision(
     native = any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
     return "bf16" if native else "fp32"
 
-# %% ../../nbs/02_pretraining/08_gpt.ipynb #2f93a49b
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #c9bd0bdf
 def next_token_probabilities(
     logits: Tensor,  # (B, V)
     temperature: float = 1.0,  # 0: all on the best; 1: as learned; more: flatter (at least 0)
@@ -472,7 +467,7 @@ def next_token_probabilities(
         logits = logits.masked_fill(dropped, float("-inf"))
     return logits.softmax(-1)
 
-# %% ../../nbs/02_pretraining/08_gpt.ipynb #bd0b63ff
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #1dcd3bc1
 @torch.inference_mode()
 def generate(
     model: GPT,  # leaves `model.training` as found

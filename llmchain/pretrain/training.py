@@ -338,7 +338,7 @@ def save_checkpoint(
         shutil.rmtree(old.rename(folder / f".old_{old.name}"))
     return target
 
-# %% ../../nbs/02_pretraining/10_training.ipynb #9bfcd423
+# %% ../../nbs/02_pretraining/10_training.ipynb #4ac5f503
 def checkpoint_fault(
     path: Path,  # a checkpoint
 ) -> str | None:  # what is wrong with it, None if nothing is
@@ -375,7 +375,7 @@ def newest_checkpoint(
         )
     return None
 
-# %% ../../nbs/02_pretraining/10_training.ipynb #1cf149f4
+# %% ../../nbs/02_pretraining/10_training.ipynb #b6bba0b8
 def load_checkpoint(
     path: Path,  # a checkpoint that verified
     model: nn.Module,  # gets the weights, in place; untouched if they do not fit
@@ -399,7 +399,7 @@ def load_checkpoint(
     optimizer.load_state_dict(optimizer.state_dict() | {"state": by_index})
     return json.loads((path / "state.json").read_text())
 
-# %% ../../nbs/02_pretraining/10_training.ipynb #f37481c1
+# %% ../../nbs/02_pretraining/10_training.ipynb #fad013fa
 def check_resumable(
     state: dict,  # of the checkpoint: config, step, history
     config: dict,  # of this run
@@ -419,7 +419,7 @@ def check_resumable(
             f"({'; '.join(wrong)}); use another checkpoint_dir"
         )
 
-# %% ../../nbs/02_pretraining/10_training.ipynb #edc33e92
+# %% ../../nbs/02_pretraining/10_training.ipynb #299bf9a0
 def begin_or_resume(
     folder: Path | None,  # where the checkpoints of this run lie
     model: nn.Module,  # gets the weights of the newest good checkpoint
@@ -437,7 +437,7 @@ def begin_or_resume(
     check_resumable(state, config, n_steps, schedule)  # before anything is changed
     return load_checkpoint(path, model, optimizer)
 
-# %% ../../nbs/02_pretraining/10_training.ipynb #eb0cb1a1
+# %% ../../nbs/02_pretraining/10_training.ipynb #cff700a3
 def n_tokens(
     batch: dict,  # tensors (B, ...)
 ) -> int:  # tokens that are not padding; rows, if the batch is not one of tokens
@@ -448,7 +448,7 @@ def n_tokens(
         return batch["input_ids"].numel()
     return next(len(v) for v in batch.values() if isinstance(v, Tensor))
 
-# %% ../../nbs/02_pretraining/10_training.ipynb #22f1e0dc
+# %% ../../nbs/02_pretraining/10_training.ipynb #0736db77
 def training_steps(
     model: nn.Module,  # is changed
     optimizer: torch.optim.Optimizer,  # over this model
@@ -475,7 +475,7 @@ def training_steps(
         pace = {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
         yield {"step": step, **row, **pace}
 
-# %% ../../nbs/02_pretraining/10_training.ipynb #f71f5983
+# %% ../../nbs/02_pretraining/10_training.ipynb #9dfc8e81
 @contextmanager
 def naming_last_checkpoint(
     folder: Path | None,  # where the checkpoints of this run lie
@@ -497,7 +497,7 @@ def is_due(
     "When to evaluate or to save."
     return done == n_steps or (every > 0 and done % every == 0)
 
-# %% ../../nbs/02_pretraining/10_training.ipynb #70d9c75c
+# %% ../../nbs/02_pretraining/10_training.ipynb #c687e9ef
 def record(
     state: dict,  # is changed
     row: dict,  # of the history
@@ -509,7 +509,7 @@ def record(
     state["tokens"] += row["tokens"]
     state["skipped"] += row["loss"] is None
 
-# %% ../../nbs/02_pretraining/10_training.ipynb #c4ab92e3
+# %% ../../nbs/02_pretraining/10_training.ipynb #8540054c
 def check_settings(
     n_steps: int,  # at least 1
     n_micro: int,  # at least 1
@@ -528,7 +528,7 @@ def check_settings(
     if wrong:
         raise ValueError(f"train: {'; '.join(wrong)}")
 
-# %% ../../nbs/02_pretraining/10_training.ipynb #1e195af7
+# %% ../../nbs/02_pretraining/10_training.ipynb #ccc328b1
 def train(
     model: nn.Module,  # is moved to `device` and changed
     objective: Objective,  # sums and counts

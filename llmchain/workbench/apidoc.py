@@ -20,8 +20,8 @@ def section(sources: list[str], module: str) -> str:
     found = [text for source in sources for text in symbols(source)]
     names = [text.split("`", 2)[1] for text in found]
     index = ", ".join(f"[`{name}`](#api-{name})" for name in names)
-    head = f"## Exported to `llmchain.{module}` {{#api}}"
-    return "\n\n".join([head, index, *found]) if found else ""
+    head = ["## Exported functions {#api}", f"From `llmchain.{module}`: {index}."]
+    return "\n\n".join(head + found) if found else ""
 
 
 def symbols(source: str) -> Iterator[str]:

@@ -62,15 +62,17 @@ def within_label(line: str, at: int) -> bool:
     )
 
 
-def layers(nodes: list[str], edges: list[tuple[str, str]]) -> list[list[str]]:
-    "Nodes in layers of longest path; long edges get a dummy `a>b@i` in each layer they cross."
-    forward, state = [], dict.fromkeys(nodes, 0)
+def layers(
+    nodes: list[str], edges: list[tuple[str, str]]
+) -> tuple[list[list[str]], dict[str, list[str]]]:
+    "Nodes by longest path, and who joins whom; a long edge has a dummy `a>b@i` in each layer."
+    found, state = [], dict.fromkeys(nodes, 0)
 
     def visit(node: str) -> None:
         state[node] = 1
         for a, b in edges:
-            if a == node and state[b] != 1:  # an edge back to an open node would close a cycle
-                forward.append((a, b))
+            if a == node != b:  # an edge to a node still open closes a cycle: it counts reversed
+                found.append((b, a) if state[b] == 1 else (a, b))
                 if state[b] == 0:
                     visit(b)
         state[node] = 2
@@ -78,6 +80,7 @@ def layers(nodes: list[str], edges: list[tuple[str, str]]) -> list[list[str]]:
     for node in nodes:
         if state[node] == 0:
             visit(node)
+    forward = dict.fromkeys(found)
     rank = dict.fromkeys(nodes, 0)
     for _ in nodes:
         for a, b in forward:
@@ -103,7 +106,28 @@ def layers(nodes: list[str], edges: list[tuple[str, str]]) -> list[list[str]]:
                 at = [place[n] for n in beside.get(node, []) if n in place]
                 mean[node] = sum(at) / len(at) if at else (k + 0.5) / len(rows[i])
             rows[i].sort(key=lambda node: mean[node])
-    return rows
+    return rows, beside
+
+
+def spread(
+    rows: list[list[str]], beside: dict[str, list[str]], room: dict[str, float]
+) -> dict[str, float]:
+    "The middle of each node along its row: near its neighbours, from 0 on, nothing overlapping."
+    at: dict[str, float] = {}
+    for sweep in range(10):
+        for row in rows if sweep % 2 == 0 else reversed(rows):
+            found: list[float] = []
+            wish = []
+            for node in row:
+                near = [at[n] for n in beside.get(node, []) if n in at]
+                wish.append(sum(near) / len(near) if near else at.get(node, 0.0))
+            for i, node in enumerate(row):
+                least = found[-1] + (room[row[i - 1]] + room[node]) / 2 + GAP if found else wish[0]
+                found.append(max(wish[i], least))
+            shift = sum(w - f for w, f in zip(wish, found, strict=True)) / len(row)
+            at.update(zip(row, (f + shift for f in found), strict=True))
+    first = min(at[node] - room[node] / 2 for node in at)
+    return {node: x - first for node, x in at.items()}
 
 
 def mermaid_svg(source: str, turned: str = "") -> str:
@@ -117,25 +141,23 @@ def mermaid_svg(source: str, turned: str = "") -> str:
     for node, label in nodes.items():
         lines = label.split("\n")
         size[node] = (max(map(width, lines)) + 26, ROW + 17 * (len(lines) - 1))
-    rows = layers(list(nodes), [(a, b) for a, b, _ in edges])
+    rows, beside = layers(list(nodes), [(a, b) for a, b, _ in edges])
     if direction in ("RL", "BT"):
         rows.reverse()
-    place, depth, wide = {}, 2.0, 0.0
+    room = {node: size.get(node, (6.0, 6.0))[across] for row in rows for node in row}
+    for _, node, label in edges:  # room for the label above the box it leads to
+        room[node] = max(room[node], 0 if across else width(label) + 8)
+    at = spread(rows, beside, room)
+    wide, deep, place = max(at[n] + room[n] / 2 for n in at), 2.0, {}
+    label_room = max((width(t) for *_, t in edges), default=0.0) if across else 0.0
     for row in rows:
-        spans = [size.get(node, (6.0, 6.0))[across] for node in row]
         thick = max(size.get(node, (6.0, 6.0))[not across] for node in row)
-        at = -(sum(spans) + GAP * (len(row) - 1)) / 2
-        for node, span in zip(row, spans, strict=True):
-            place[node] = (at + span / 2, depth + thick / 2)
-            at += span + GAP
-        wide = max(wide, sum(spans) + GAP * (len(row) - 1))
-        depth += thick + LAYER + (max((width(t) for *_, t in edges), default=0) if across else 0)
-    w, h = (
-        wide + 4,
-        max(y + size[n][not across] / 2 for n, (_, y) in place.items() if n in size) + 2,
-    )
-    place = {n: (y, x + w / 2) if across else (x + w / 2, y) for n, (x, y) in place.items()}
-    w, h = (h, w) if across else (w, h)
+        for node in row:
+            pair = (deep + thick / 2, at[node] + 2)
+            place[node] = pair if across else pair[::-1]
+        deep += thick + LAYER + label_room
+    deep -= LAYER + label_room
+    w, h = (deep + 2, wide + 4) if across else (wide + 4, deep + 2)
     if across and w > WIDEST:
         return mermaid_svg(source, "TB" if direction == "LR" else "BT")
     names = {n: label.replace("\n", " ") for n, label in nodes.items()}
@@ -143,9 +165,12 @@ def mermaid_svg(source: str, turned: str = "") -> str:
     said = said or f"Flowchart: {steps or ', '.join(names.values())}"
     style = f'viewBox="0 0 {w:.0f} {h:.0f}" style="width:{w:.0f}px;min-width:{w * LEAST:.0f}px"'
     out = [f'<svg class="flow" {style} role="img"><title>{escape(said)}</title>']
+    taken = [(*place[n], *size[n]) for n in nodes]  # (x, y, width, height) where no label may be
     for a, b, label in edges:
-        between = [d for row in rows for d in row if d.startswith(f"{a}>{b}@")]
-        out.append(edge_path([a, *between, b], place, size, across, label))
+        between = [d for r in rows for d in r if d.startswith((f"{a}>{b}@", f"{b}>{a}@"))]
+        if place[a][not across] > place[b][not across]:
+            between.reverse()
+        out.append(edge_path([a, *between, b], place, size, across, label, taken))
     for node, label in nodes.items():
         (x, y), (nw, nh) = place[node], size[node]
         out.append(f'<rect x="{x - nw / 2:.1f}" y="{y - nh / 2:.1f}" width="{nw:.1f}" ')
@@ -163,29 +188,42 @@ def edge_path(
     size: dict[str, tuple[float, float]],
     across: bool,
     label: str,
+    taken: list[tuple[float, float, float, float]],
 ) -> str:
-    "A smooth line through the dummies of an edge, with an arrow head and its label."
+    "A smooth line through the dummies of an edge, its arrow head, and its label where space is."
     axis = 0 if across else 1
     points = [list(place[node]) for node in path]
     sign = 1 if points[-1][axis] >= points[0][axis] else -1
     points[0][axis] += sign * size[path[0]][axis] / 2
     points[-1][axis] -= sign * (size[path[-1]][axis] / 2 + 1)
-    d = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
+    d, spots = f"M{points[0][0]:.1f} {points[0][1]:.1f}", []
     for p, q in zip(points, points[1:], strict=False):
         half = (q[axis] - p[axis]) / 2
         c, e = list(p), list(q)
         c[axis] += half
         e[axis] -= half
         d += "C" + ",".join(f"{x:.1f} {y:.1f}" for x, y in (c, e, q))
+        for t in (0.5, 0.35, 0.65, 0.2, 0.8):
+            u = 1 - t
+            weights = (u**3, 3 * u * u * t, 3 * u * t * t, t**3)
+            spots.append(
+                [sum(w * z[k] for w, z in zip(weights, (p, c, e, q), strict=True)) for k in (0, 1)]
+            )
     (x, y), s = points[-1], 6 * sign
-    head = (
-        f"M{x - s} {y - 4}L{x} {y}L{x - s} {y + 4}"
-        if across
-        else f"M{x - 4} {y - s}L{x} {y}L{x + 4} {y - s}"
-    )
-    out = f'<path d="{d}"/><path d="{head}"/>'
+    ends = ((x - s, y - 4), (x - s, y + 4)) if across else ((x - 4, y - s), (x + 4, y - s))
+    (x1, y1), (x2, y2) = ends
+    out = f'<path d="{d}"/><path d="M{x1:.1f} {y1:.1f}L{x:.1f} {y:.1f}L{x2:.1f} {y2:.1f}"/>'
     if label:
-        p, q = points[0], points[1]
-        x, y = (p[0] + q[0]) / 2, (p[1] + q[1]) / 2
+        w, h = width(label) * 0.9, 15.0
+
+        def free(spot: list[float]) -> bool:
+            near = (
+                (abs(spot[0] - x) < (w + bw) / 2, abs(spot[1] - y) < (h + bh) / 2)
+                for x, y, bw, bh in taken
+            )
+            return not any(beside and level for beside, level in near)
+
+        x, y = next(filter(free, spots), spots[0])
+        taken.append((x, y, w, h))
         out += f'<text class="label" x="{x:.1f}" y="{y + 4:.1f}">{escape(label)}</text>'
     return out

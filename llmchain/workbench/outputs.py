@@ -11,6 +11,7 @@ from typing import Any
 
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 BAR = re.compile(r"^.*(\d+%\|.*\|.*|\d+it )\[\d+:\d+.*\]$\n?", re.M)  # tqdm's
+WHERE = re.compile(r"^\S*/(\S+?\.py:\d+: )", re.M)  # the folder a warning comes from
 KEPT_TAGS = set(
     "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure"
     " h3 h4 h5 h6 hr i img ins kbd li mark ol p pre q s samp small span strong sub summary sup"
@@ -37,7 +38,7 @@ def tidy(outputs: list[Any]) -> list[Any]:
         kept.append(output)
     for output in kept:
         if output.output_type == "stream":
-            output.text = BAR.sub("", plain(output.text)).strip("\n")
+            output.text = WHERE.sub(r"\1", BAR.sub("", plain(output.text))).strip("\n")
     return [o for o in kept if o.output_type != "stream" or o.text]
 
 

@@ -28,6 +28,7 @@ STATUS_ZH = {
     "skipped": "跳过",
 }
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 250, 52, 12, 26, 40  # a chart and its margins
+SPLITS = {"train", "val", "validation", "test", "eval"}
 MAX_POINTS = 400  # a line of a chart; more are not seen
 
 
@@ -175,10 +176,12 @@ def chart(title: str, lines: dict[str, list], ylabel: str) -> str:
 
 
 def charts(curves: dict[str, list]) -> Iterable[tuple[str, str]]:
-    "(what, SVG) of a chapter's curves; `train/loss` and `val/loss` share a chart."
+    "(what, SVG) of a chapter's curves; `train/loss` and `val/loss` share a chart, `lr/a`, `lr/b` too."
     groups: dict[str, dict[str, list]] = {}
     for name, points in curves.items():
         line, _, what = name.rpartition("/")
+        if line and line not in SPLITS:
+            line, what = what, line
         groups.setdefault(what, {})[line or what] = points
     for what, lines in groups.items():
         if svg := chart(what, lines, what):
@@ -227,13 +230,17 @@ def chapter_view(chapter: dict, folder: Path) -> dict:
     for sample in record.get("samples") or []:
         head, cells = table(sample["rows"]) if sample.get("rows") else ([], [])
         samples.append({**sample, "head": head, "cells": cells})
+    answers = []
+    if chapter["id"].endswith("_serve") and samples:
+        answers = [s for s in samples if "answer" in str(s.get("title")).lower()] or samples[:1]
     return {
         **chapter,
         "claims": chapter.get("claims") or record.get("claims") or [],
         "metrics": chapter.get("metrics") or record.get("metrics") or {},
         "charts": list(charts(record.get("curves") or {})),
         "figures": figures,
-        "samples": samples,
+        "answers": answers,
+        "samples": [sample for sample in samples if sample not in answers],
         "links": [n for n in ("notebook.html", "notebook.ipynb") if (folder / n).is_file()],
         "result": key_result(chapter),
     }
@@ -260,7 +267,7 @@ def write_report(run_folder: Path) -> Path:
         run=summary,
         started=started,
         chapters=chapters,
-        answers=[c for c in chapters if c["id"].endswith("_serve") and c["samples"]],
+        answers=[sample for c in chapters for sample in c["answers"]],
         environment=list(flat(environment)),
         packages=list(flat(packages)),
         broken=sum(verdict(claim) == "broken" for c in chapters for claim in c["claims"]),

@@ -133,7 +133,8 @@ def prepare(path: Path) -> Any:
                 front = {"title": title[1].strip(), "description": (title[2] or "").strip()}
                 source = source[title.end() :].strip()
             source = NOTEBOOK.sub(r"](\1\2", MERMAID.sub(r"```{mermaid}\n\1```", source))
-        if cell.cell_type == "raw" or not source:
+        marked = "papermill-error-cell-tag" in tags.get(cell.id, [])
+        if cell.cell_type == "raw" or not source or marked:
             continue
         if cell.cell_type == "code":
             options = {k: v or "true" for k, v in cell.directives_.items() if k in QUARTO}
@@ -283,6 +284,8 @@ def render(nb: Any, base: Path) -> tuple[str, list[str]]:
                 block = raw(head) + block + raw("</details>")
             text.append(block)
         for output in cell.get("outputs", []) if options.get("output") != "false" else []:
+            if output.output_type == "error":
+                problems.append(f"a cell failed: {output.ename}")
             for kind, data in shown(output):
                 if kind.startswith("image/"):
                     pictures += 1

@@ -38,11 +38,11 @@ MUTANTS = [
         killed_by=UNIT + "test_a_term_without_a_count_leaves_the_others_alone",
     ),
     dict(
-        name="empty_batch_steps_anyway",
+        name="empty_batch_has_loss_zero",
         module=MODULE,
         old="    if not any(counts.values()):\n        return row\n",
-        new="    if not any(counts.values()):\n        optimizer.step()\n        return row\n",
-        why="A batch that says nothing still moves the weights: by momentum, and by decay.",
+        new="",
+        why="A batch that says nothing enters the history with loss 0, the best of all, and is not counted.",
         killed_by=UNIT + "test_a_batch_without_anything_to_count_is_skipped_and_counted",
     ),
     dict(

@@ -1,0 +1,188 @@
+"""What the chapter on GPT promises beside equality: seeds, modes, edges, sampling, bits."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from llmchain.pretrain.gpt import (
+    GPT,
+    GPTConfig,
+    attention,
+    bigram_nats,
+    bits_per_byte,
+    causal_visibility,
+    choose_precision,
+    from_hf_weights,
+    generate,
+    next_token_probabilities,
+    stream_windows,
+    token_nats,
+    unigram_log_probabilities,
+)
+
+CONFIG = GPTConfig(vocab_size=19, block_size=12, n_layer=2, n_head=2, n_embd=16)
+
+
+def batch(n=3, length=12, seed=0):
+    return torch.randint(19, (n, length), generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_start_is_a_function_of_the_generator_alone():
+    state = torch.get_rng_state()
+    first, second = (GPT(CONFIG, torch.Generator().manual_seed(7)) for _ in range(2))
+    torch.manual_seed(1)
+    third = GPT(CONFIG, torch.Generator().manual_seed(7))
+    for a, b, c in zip(first.parameters(), second.parameters(), third.parameters(), strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c)
+    torch.set_rng_state(state)
+    GPT(CONFIG)
+    assert torch.equal(state, torch.get_rng_state()), "the global generator was used"
+
+
+def test_the_start_has_the_written_deviations():
+    model = GPT(GPTConfig(500, 64, 8, 2, 64))
+    block = model.blocks[0]
+    assert model.token_embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert block.attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    for writes in (block.attention.out, block.mlp.down):
+        assert writes.weight.std().item() == pytest.approx(0.02 / 16**0.5, rel=0.05)
+    assert block.norm_1.weight.eq(1).all() and block.mlp.up.bias.eq(0).all()
+
+
+def test_the_first_loss_is_that_of_knowing_nothing():
+    ids = batch(16)
+    nats = torch.cat(token_nats(GPT(CONFIG), [{"input_ids": ids}])).mean().item()
+    assert nats == pytest.approx(math.log(19), abs=0.1)
+
+
+def test_the_head_is_the_embedding():
+    model = GPT(CONFIG)
+    assert not [name for name, _ in model.named_parameters() if "head" in name]
+    hidden = torch.ones(1, 16)
+    before = model.logits(hidden)[0, 5].item()
+    model.token_embedding.weight.data[5] += 1
+    assert model.logits(hidden)[0, 5].item() == pytest.approx(before + 16, abs=1e-3)
+
+
+def test_dropout_is_silent_in_evaluation_and_loud_in_training():
+    model = GPT(GPTConfig(19, 12, 2, 2, 16, dropout=0.5)).eval()
+    ids = batch()
+    with torch.random.fork_rng():
+        assert torch.equal(model(ids), model(ids))
+        model.train()
+        assert not torch.equal(model(ids), model(ids))
+
+
+def test_sampling_and_measuring_leave_the_mode_and_drop_nothing():
+    model = GPT(GPTConfig(19, 12, 2, 2, 16, dropout=0.5))
+    for training in (True, False):
+        model.train(training)
+        first = generate(model, batch()[:, :3], 8, generator=torch.Generator().manual_seed(0))
+        again = generate(model, batch()[:, :3], 8, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(first, again) and model.training is training
+        nats = [token_nats(model, [{"input_ids": batch()}])[0] for _ in range(2)]
+        assert torch.equal(*nats) and model.training is training
+
+
+def test_sampling_goes_on_beyond_the_context():
+    out = generate(GPT(CONFIG), batch(2, 5), 20, generator=torch.Generator().manual_seed(0))
+    assert out.shape == (2, 25) and torch.equal(out[:, :5], batch(2, 5))
+
+
+def test_sampled_frequencies_are_the_probabilities():
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+
+    class Fixed:
+        "A model whose answer never changes."
+
+        training = False
+        config = GPTConfig(4, 4, 1, 1, 4)
+        hidden = staticmethod(lambda ids: torch.zeros(*ids.shape, 1))
+        logits = staticmethod(lambda hidden: logits.expand(len(hidden), 4))
+        eval = train = staticmethod(lambda *mode: None)
+
+    out = generate(Fixed(), torch.zeros(20000, 1, dtype=torch.long), 1, temperature=0.5)
+    shares = out[:, 1].bincount(minlength=4) / 20000
+    assert (shares - (logits[0] / 0.5).softmax(-1)).abs().max() < 0.02
+
+
+@pytest.mark.parametrize(
+    "bad", [dict(temperature=-1), dict(top_k=-1), dict(top_p=0), dict(top_p=2)]
+)
+def test_sampling_refuses_nonsense(bad):
+    with pytest.raises(ValueError, match="needs temperature"):
+        next_token_probabilities(torch.zeros(1, 4), **bad)
+
+
+def test_a_text_longer_than_the_context_is_refused():
+    with pytest.raises(ValueError, match="13 tokens given, block_size is 12"):
+        GPT(CONFIG)(batch(1, 13))
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        ((10, 4, 1, 4, 30), "n_embd .30. must be a multiple of n_head .4."),
+        ((10, 1, 1, 4, 32), "block_size must be at least 2"),
+        ((0, 4, 1, 4, 32), "must be at least 1"),
+        ((10, 4, 1, 4, 32, 1.5), "dropout must be"),
+    ],
+)
+def test_impossible_sizes_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        GPTConfig(*sizes)
+
+
+def test_padding_gives_no_nan_not_even_in_gradients():
+    model = GPT(CONFIG)
+    mask = torch.ones(3, 12, dtype=torch.long)
+    mask[0, :6] = 0
+    model(batch(), mask)[mask.bool()].logsumexp(-1).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_each_token_sees_itself_and_what_is_before_it():
+    visible = causal_visibility(5)
+    assert visible.tolist() == [[s <= t for s in range(5)] for t in range(5)]
+
+
+def test_weights_of_one_give_the_mean_of_the_values():
+    v = torch.randn(1, 1, 4, 3, generator=torch.Generator().manual_seed(0))
+    same = torch.zeros(1, 1, 4, 3)
+    out = attention(same, same, v, causal_visibility(4))
+    expected = torch.stack([v[0, 0, : t + 1].mean(0) for t in range(4)])
+    assert torch.allclose(out[0, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 6, 7, 8, 50])
+def test_windows_predict_each_token_once(n):
+    found = stream_windows(np.arange(1, n + 1), block_size=8, batch_size=3, first=0)
+    predicted = torch.cat([w["input_ids"][:, 1:].flatten() for w in found])
+    assert predicted.tolist() == list(range(1, n + 1))
+
+
+def test_bits_per_byte():
+    assert bits_per_byte(math.log(256) * 10, 10) == pytest.approx(8)
+    with pytest.raises(ValueError, match="n_bytes"):
+        bits_per_byte(1.0, 0)
+
+
+def test_the_tables_are_probabilities_and_the_bigram_learns():
+    stream = np.tile([0, 1, 2], 300)
+    log_p = unigram_log_probabilities(stream, 5)
+    assert np.exp(log_p).sum() == pytest.approx(1)
+    total = sum(math.exp(-bigram_nats(stream, np.array([b]), 5, 1, 2.0)) for b in range(5))
+    assert total == pytest.approx(1)
+    assert bigram_nats(stream, stream, 5, 2, 1.0) / len(stream) < 0.05 < -log_p[0]
+
+
+def test_missing_weights_are_named():
+    with pytest.raises(ValueError, match="1 weights are missing: .'b'."):
+        from_hf_weights({"a": torch.ones(1)}, {"x": ("a", "b")})
+
+
+def test_precision_is_what_was_asked_for():
+    assert choose_precision("bf16") == "bf16" and choose_precision("fp32") == "fp32"
+    assert choose_precision("auto") in ("fp32", "bf16")
