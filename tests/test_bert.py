@@ -71,10 +71,8 @@ def test_segments_and_positions_matter():
     model = Bert(CONFIG).eval()
     ids, types, mask = batch()
     assert not torch.allclose(model(ids, types, mask), model(ids, None, mask))
-    assert torch.equal(model(ids), model(ids, torch.zeros_like(ids), torch.ones_like(ids))) or (
-        torch.allclose(
-            model(ids), model(ids, torch.zeros_like(ids), torch.ones_like(ids)), atol=1e-6
-        )
+    assert torch.allclose(
+        model(ids), model(ids, torch.zeros_like(ids), torch.ones_like(ids)), atol=1e-6
     )
     turned = model(ids.flip(1)).flip(1)
     assert not torch.allclose(model(ids), turned, atol=1e-3)
@@ -108,8 +106,10 @@ def test_dropout_is_silent_in_evaluation():
         assert torch.equal(model(*batch())[0], model(*batch())[0])
         model.train()
         assert not torch.equal(model(*batch())[0], model(*batch())[0])
-        answers = [fill_masks(model, batch()[0], 9)[1] for _ in range(2)]
-    assert torch.equal(*answers) and model.training
+        ids = batch()[0]
+        ids[:, 2] = 9
+        answers = [fill_masks(model, ids, 9)[1] for _ in range(2)]
+    assert len(answers[0]) >= 3 and torch.equal(*answers) and model.training
 
 
 def test_fill_masks_answers_each_blank_best_first():

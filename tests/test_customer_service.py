@@ -102,9 +102,12 @@ def test_threshold_is_the_cheapest_of_all() -> None:
         assert expected_cost(choose_threshold(*args), *args) == pytest.approx(best)
 
 
-def test_more_outside_traffic_never_lowers_the_threshold() -> None:
-    shares = (0.03, 0.3, 0.9)
-    chosen = [choose_threshold(CONFIDENCE, RIGHT, INSIDE, 4.0, share) for share in shares]
+def test_more_outside_traffic_raises_the_threshold() -> None:
+    rng = np.random.default_rng(3)
+    inside = np.r_[np.ones(400, dtype=bool), np.zeros(100, dtype=bool)]
+    confidence = np.r_[rng.beta(4, 2, 400), rng.beta(3, 4, 100)]
+    right = inside & (rng.random(500) < 0.9)
+    chosen = [choose_threshold(confidence, right, inside, 4.0, s) for s in (0.03, 0.3, 0.9)]
     assert chosen == sorted(chosen) and chosen[0] < chosen[-1]
 
 

@@ -148,6 +148,19 @@ def test_each_token_sees_itself_and_what_is_before_it():
     assert visible.tolist() == [[s <= t for s in range(5)] for t in range(5)]
 
 
+def test_written_out_is_the_fused_kernel():
+    q, k, v = torch.randn(3, 2, 3, 7, 5, generator=torch.Generator().manual_seed(0)).double()
+    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert (attention(q, k, v, causal_visibility(7)) - fused).abs().max() < 1e-12
+
+
+def test_padding_in_front_leaves_no_row_empty():
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])
+    assert causal_visibility(4, mask).any(-1).all()
+    q, k, v = torch.randn(3, 2, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    assert attention(q, k, v, causal_visibility(4, mask)).isfinite().all()
+
+
 def test_weights_of_one_give_the_mean_of_the_values():
     v = torch.randn(1, 1, 4, 3, generator=torch.Generator().manual_seed(0))
     same = torch.zeros(1, 1, 4, 3)

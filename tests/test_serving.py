@@ -101,6 +101,14 @@ def test_truncation_is_reported_exactly_at_the_window(client: TestClient) -> Non
     assert (cut["truncated"], cut["n_tokens"]) == (True, WINDOW)
 
 
+def test_window_is_that_of_the_calibration(tmp_path: Path) -> None:
+    short = write_model(tmp_path / "short")
+    facts = {"temperature": TEMPERATURE, "max_tokens": 5}
+    (short / "calibration.json").write_text(json.dumps(facts))
+    reply = serving.OnnxClassifier(short).predict("joy joy joy sorrow sorrow sorrow")
+    assert (reply.n_tokens, reply.truncated, reply.label) == (5, True, "good")
+
+
 def test_version_follows_the_bytes(client: TestClient, folder: Path, tmp_path: Path) -> None:
     version = client.post("/predict", json={"text": "joy"}).json()["model_version"]
     assert re.fullmatch("[0-9a-f]{64}", version) and version == model_version(folder)

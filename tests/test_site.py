@@ -164,6 +164,9 @@ def test_staged_notebooks_are_ready_for_quarto(tmp_path: Path) -> None:
     assert all(cell["metadata"] == {} for cell in nb["cells"])
     sources = ["".join(cell["source"]) for cell in nb["cells"]]
     assert not [s for s in sources if re.search(r"#\|\s*(export|default_exp|hide)", s)]
+    assert "bad()" not in json.dumps([c for c in nb["cells"] if c["cell_type"] == "code"]).replace(
+        "\\\\<script>bad()", ""
+    ), "what outputs bring along is harmless before Quarto sees it"
     assert any(s.startswith('#| fig-alt: "a grey field"') for s in sources)
     assert any("(tokenize.ipynb#bytes-first)" in s for s in sources)
     index = (out / "index.ipynb").read_text()

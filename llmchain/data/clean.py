@@ -69,7 +69,7 @@ def strip_html(
     tree.strip_tags(["script", "style", "iframe", "svg"])
     return tree.body.text(deep=True) if tree.body else ""
 
-# %% ../../nbs/01_data/02_clean.ipynb #0ca209ad
+# %% ../../nbs/01_data/02_clean.ipynb #f5f51399
 RST = [
     (
         re.compile(r"(?<![\w:]):(?:[a-z]+:)?[a-z]+:`([^`<>]*?)\s*<[^`<>]*>`"),
@@ -82,6 +82,10 @@ RST = [
     (re.compile(r"`([^`<>\n]+?)\s*<[^`<>\s]+>`__?"), r"\1"),  # `title <url>`_
     (re.compile(r"``([^`\n]+?)``"), r"\1"),
     (re.compile(r"(?<!\w)`([^`\n]+)`__?(?!\w)"), r"\1"),
+]
+
+# %% ../../nbs/01_data/02_clean.ipynb #ef512393
+RST += [
     (
         re.compile(
             r"^[ \t]*\.\. (?:image|figure|raw|contents|toctree|index|only|plot|currentmodule|"
@@ -111,6 +115,8 @@ RST = [
     (re.compile(r"(?<!\w)\[(\w+)\]_(?!\w)"), r"[\1]"),
     (re.compile(r"(?<!\w)\|(\w[\w ]*)\|(?!\w)"), r"\1"),  # substitutions
 ]
+
+# %% ../../nbs/01_data/02_clean.ipynb #cc7c1d87
 FIELD = re.compile(
     r"^([ \t]*):(?:param|arg|keyword|key|type|raises|var|ivar|cvar)[ \t]+(?:[\w.\[\], ]+[ \t]+)?\*{0,2}(\w+):",
     re.M,
@@ -134,7 +140,7 @@ def strip_rst(
         text = DOCTEST.sub(r"\1", text)
     return UNDERLINE.sub("", text)
 
-# %% ../../nbs/01_data/02_clean.ipynb #91cdc865
+# %% ../../nbs/01_data/02_clean.ipynb #be83496d
 MARKDOWN = [
     (re.compile(r"\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)"), ""),  # badge: a picture that is a link
     (re.compile(r"!\[([^\]]*)\]\([^)]*\)"), r"\1"),
@@ -160,7 +166,7 @@ def strip_markdown(
         text = pattern.sub(new, text)
     return text
 
-# %% ../../nbs/01_data/02_clean.ipynb #7bd61e49
+# %% ../../nbs/01_data/02_clean.ipynb #282f7f38
 def unwrap(
     text: str,  # one repaired document
     kind: str,  # kind of the corpus row
@@ -177,7 +183,7 @@ def unwrap(
         text = strip_markdown(text)
     return text
 
-# %% ../../nbs/01_data/02_clean.ipynb #fbf4d8ae
+# %% ../../nbs/01_data/02_clean.ipynb #c19d042d
 BOILERPLATE = re.compile(
     r"^[ \t]*(?:"
     r"#?[ \t]*-\*-.*-\*-|"  # coding lines
@@ -203,7 +209,7 @@ def drop_boilerplate(
     "Lines known to repeat everywhere: copyright, bare addresses, navigation, drawings."
     return GAPS.sub("\n\n", TRAILING.sub("", BOILERPLATE.sub("", text))).strip("\n")
 
-# %% ../../nbs/01_data/02_clean.ipynb #e92422b5
+# %% ../../nbs/01_data/02_clean.ipynb #d89742ec
 STOP_LISTS = {
     "en": "the of and to in a is that for it as with be on by this are or from an at which not you if can "
     "will was have has when use used your all one than its into no may any only other do but they we",
@@ -229,7 +235,7 @@ for _language, _words in STOP_LISTS.items():
 LETTERS = re.compile(r"[^\W\d_]+")
 BASIC_LATIN = re.compile(r"[A-Za-z]")
 
-
+# %% ../../nbs/01_data/02_clean.ipynb #46cb332d
 def identify_language(
     text: str,  # one document
     window: int = 4000,  # characters looked at, at least 1
@@ -261,7 +267,7 @@ def identify_language(
         return "en" if best or head.isascii() else "other"
     return "en" if hits["en"] >= 0.05 * n_words else "other"
 
-# %% ../../nbs/01_data/02_clean.ipynb #38ecfa25
+# %% ../../nbs/01_data/02_clean.ipynb #61644f40
 def too_short(
     text: str,  # one document
     lang: str,  # "en", "zh" or "other"
@@ -272,7 +278,7 @@ def too_short(
         return len(HAN.findall(text)) < 2 * min_words
     return len(LETTERS.findall(text)) < min_words
 
-# %% ../../nbs/01_data/02_clean.ipynb #752788a1
+# %% ../../nbs/01_data/02_clean.ipynb #72cdd0f0
 def odd_word_length(
     text: str,  # one document
     lang: str,  # Chinese is not written in words and passes
@@ -283,7 +289,7 @@ def odd_word_length(
     words = LETTERS.findall(text)
     return not 2.5 <= sum(map(len, words)) / max(1, len(words)) <= 12
 
-# %% ../../nbs/01_data/02_clean.ipynb #be818519
+# %% ../../nbs/01_data/02_clean.ipynb #9a281bb9
 SYMBOL = re.compile(r"[^\w.,;:!?'\"()\-，。；：！？、（）《》“”‘’…—]")
 
 
@@ -296,7 +302,7 @@ def symbol_share(
         return 1.0
     return len(SYMBOL.findall(dense)) / len(dense)
 
-# %% ../../nbs/01_data/02_clean.ipynb #c2e5430d
+# %% ../../nbs/01_data/02_clean.ipynb #be9e4829
 def repeated_line_share(
     text: str,  # one document
 ) -> float:  # 0 to 1
@@ -311,7 +317,7 @@ def repeated_line_share(
         seen.add(line)
     return repeated / total if total else 0.0
 
-# %% ../../nbs/01_data/02_clean.ipynb #266eaf73
+# %% ../../nbs/01_data/02_clean.ipynb #35cabea3
 def few_words(
     text: str,  # one document
 ) -> bool:  # True if it should go
@@ -319,21 +325,19 @@ def few_words(
     tokens = text.split()
     return sum(1 for t in tokens if LETTERS.search(t)) < 0.6 * len(tokens)
 
-# %% ../../nbs/01_data/02_clean.ipynb #8a2bf5d6
+# %% ../../nbs/01_data/02_clean.ipynb #064be5ed
 def placeholder(
     text: str,  # one document
 ) -> bool:  # True if it should go
     "Lorem ipsum (C4; Raffel et al. 2020, sec. 2.2)."
     return "lorem ipsum" in text.lower()
 
-# %% ../../nbs/01_data/02_clean.ipynb #eb3baaf9
+# %% ../../nbs/01_data/02_clean.ipynb #d99d9c7d
 def rules_of_quality(
     min_words: int = 5,  # see `too_short`
     max_symbol_share: float = 0.25,  # see `symbol_share`
     max_repeated_lines: float = 0.4,  # see `repeated_line_share`
-) -> dict[
-    str, Callable[[str, str], bool]
-]:  # name -> rule(text, language) that is True for what should go
+) -> dict[str, Callable[[str, str], bool]]:  # rules by name, True: out
     "The rules in the order in which they are asked; the first that says yes is the reason."
     return {
         "too short": lambda text, lang: too_short(text, lang, min_words),
@@ -344,7 +348,7 @@ def rules_of_quality(
         "placeholder": lambda text, lang: placeholder(text),
     }
 
-# %% ../../nbs/01_data/02_clean.ipynb #ff64aa2f
+# %% ../../nbs/01_data/02_clean.ipynb #ff0627f8
 EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9][\w.+-]*(?:@|[ \t]?[(\[]at[)\]][ \t]?)"
     r"(?:[A-Za-z0-9-]+(?:\.|[ \t]?[(\[]dot[)\]][ \t]?))+(?!py|png|jpg|svg|js|md)[A-Za-z]{2,24}(?![\w@-])"
@@ -385,14 +389,14 @@ KEY_MARKS = (
 )
 PHONE_HINT = re.compile(r"\d{3}[ .-]?\d{4}|\+\d")  # cheap: most documents hold nothing like it
 
-# %% ../../nbs/01_data/02_clean.ipynb #112255cd
+# %% ../../nbs/01_data/02_clean.ipynb #10842419
 def _is_address(text: str) -> bool:
     try:
         return ipaddress.ip_address(text).is_global
     except ValueError:
         return False
 
-
+# %% ../../nbs/01_data/02_clean.ipynb #03b749a1
 def personal_spans(
     text: str,  # one document
 ) -> list[tuple[int, int, str]]:  # start, end, kind: KEY, EMAIL, IP, PHONE; sorted, none overlap
@@ -424,7 +428,7 @@ def personal_spans(
             end = span[1]
     return out
 
-
+# %% ../../nbs/01_data/02_clean.ipynb #9086ef43
 def mask_personal(
     text: str,  # one document
 ) -> tuple[str, Counter]:  # text with [EMAIL], [IP], [PHONE], [KEY]; how many of each
@@ -436,7 +440,7 @@ def mask_personal(
         end = stop
     return "".join([*out, text[end:]]), Counter(kind for *_, kind in spans)
 
-# %% ../../nbs/01_data/02_clean.ipynb #ad7e9dd8
+# %% ../../nbs/01_data/02_clean.ipynb #a25fd955
 DECOYS = (
     "Since version {a}.{b}.{c}.{d} this is the default.",
     "Requires numpy=={a}.{b}.{c}.{d} or newer.",
@@ -451,7 +455,7 @@ DECOYS = (
     "Line {e}-{e} of std::vector<a::b>, range {a}-{b}-{c}.",
 )
 
-# %% ../../nbs/01_data/02_clean.ipynb #c225185a
+# %% ../../nbs/01_data/02_clean.ipynb #0948146a
 def planted_personal(
     n: int,  # sentences, at least 1
     rng: np.random.Generator,  # draws everything
@@ -487,7 +491,7 @@ def planted_personal(
         out.append((frame.format(item), [(start, start + len(item), kind)], form))
     return out
 
-# %% ../../nbs/01_data/02_clean.ipynb #94439120
+# %% ../../nbs/01_data/02_clean.ipynb #0dd4d9c2
 def personal_item(
     draw: Callable[[np.ndarray, int], str],  # draws so many characters of an alphabet
     letters: np.ndarray,  # lower-case letters
@@ -515,7 +519,7 @@ def personal_item(
     ]
     return forms[rng.choice(len(forms), p=np.array([3, 3, 2, 1, 3, 2, 3, 3, 2, 2, 2, 2]) / 28)]
 
-# %% ../../nbs/01_data/02_clean.ipynb #c5bc9afb
+# %% ../../nbs/01_data/02_clean.ipynb #89f22704
 def clean_document(
     document: dict,  # a row of the raw corpus
     rules: dict[str, Callable[[str, str], bool]],  # from `rules_of_quality`

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['PROSE', 'NAMED', 'CHINESE', 'DEFINITIONS', 'QUOTED', 'ESCAPES', 'HAN', 'LATIN', 'KANA_HANGUL', 'distributions',
            'listed_files', 'kind_of', 'licence_of', 'docstrings', 'read_mo', 'read_po', 'read_inside', 'texts_of',
-           'guess_language', 'supply', 'collect_distribution', 'collect', 'local_documents']
+           'guess_language', 'supply', 'origin_of', 'document_of', 'reading_order', 'read_texts', 'size_in_bytes',
+           'collect_distribution', 'collect', 'local_documents']
 
-# %% ../../nbs/01_data/01_collect.ipynb #a543bb48
+# %% ../../nbs/01_data/01_collect.ipynb #a55cb359
 import ast
 import csv
 import gc
@@ -17,6 +18,7 @@ import re
 import struct
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 # %% ../../nbs/01_data/01_collect.ipynb #dddb412b
@@ -42,7 +44,7 @@ def listed_files(
     rows = csv.reader(record.splitlines())
     return sorted({row[0].replace("\\", "/") for row in rows if row and row[0]})
 
-# %% ../../nbs/01_data/01_collect.ipynb #11e6e1e2
+# %% ../../nbs/01_data/01_collect.ipynb #52d16444
 PROSE = {".md", ".rst", ".markdown"}
 NAMED = re.compile(
     r"^(?:(?P<readme>readme)|(?P<changelog>change|history|news|releas|whatsnew)"
@@ -54,9 +56,7 @@ CHINESE = {"zh_CN", "zh_Hans", "zh_Hans_CN", "zh-CN", "zh_hans"}
 
 def kind_of(
     path: str,  # relative path inside a distribution, with /
-) -> (
-    str
-):  # docstring, readme, changelog, licence, docs, message, description, or "" = not text for us
+) -> str:  # kind of document, or "" for a file without text for us
     "What sort of document a file of a distribution holds, from its name alone."
     p = PurePosixPath(path)
     suffix = p.suffix.lower()
@@ -73,9 +73,9 @@ def kind_of(
         return "licence"
     return "docs" if suffix in PROSE else ""
 
-# %% ../../nbs/01_data/01_collect.ipynb #22b7aeb9
+# %% ../../nbs/01_data/01_collect.ipynb #786071f5
 def licence_of(
-    metadata,  # a mapping with `.get` and `.get_all`, as importlib.metadata gives it
+    metadata: importlib.metadata.PackageMetadata,  # of one distribution
 ) -> str:  # SPDX expression or a short name; "unknown" if nothing is declared
     "The licence a distribution declares: expression, then classifiers, then the free field."
     if expression := metadata.get("License-Expression"):
@@ -245,7 +245,81 @@ def supply(
         total += size // 8 if kind == "docstring" else size if kind else 0
     return total
 
-# %% ../../nbs/01_data/01_collect.ipynb #860ce40a
+# %% ../../nbs/01_data/01_collect.ipynb #839e3028
+def origin_of(
+    distribution: importlib.metadata.Distribution,  # one installed distribution
+) -> dict:  # source, package, version, licence
+    "What all documents of one distribution have in common."
+    metadata = distribution.metadata
+    return {
+        "source": "package",
+        "package": metadata["Name"],
+        "version": distribution.version,
+        "licence": licence_of(metadata),
+    }
+
+
+def document_of(
+    origin: dict,  # from `origin_of`
+    path: str,  # file inside the distribution
+    inner: str,  # name inside the file, or ""
+    times: int,  # how often this name occurred so far, from 1
+    text: str,  # the document
+) -> dict:  # one row of the corpus
+    "A row that accounts for itself; the identifier is package, path, #name, ~count."
+    anchor = f"#{inner}" if inner else ""
+    anchor += f"~{times}" if times > 1 else ""
+    return {
+        **origin,
+        "id": f"{origin['package']}/{path}{anchor}",
+        "text": text,
+        "lang": guess_language(text),
+        "path": path,
+        "kind": kind_of(path),
+    }
+
+# %% ../../nbs/01_data/01_collect.ipynb #41cb9fb9
+def reading_order(
+    paths: list[str],  # files of one distribution that may hold text
+    seed: int,  # another seed, another sample
+) -> list[str]:  # catalogues, then prose, then code; inside a group by hash
+    "A sample instead of a prefix, the same on every machine."
+
+    def key(path):
+        group = {"message": 0, "docstring": 2}.get(kind_of(path), 1)
+        return group, hashlib.blake2b(f"{seed}/{path}".encode(), digest_size=8).digest()
+
+    return sorted(paths, key=key)
+
+
+def read_texts(
+    distribution: importlib.metadata.Distribution,  # one installed distribution
+    path: str,  # one of its files
+    max_file_bytes: int,  # larger files are skipped
+) -> tuple[list[tuple[str, str]], str]:  # (name, text) of each document; "" or why there is none
+    "The documents in one file of a distribution."
+    root = Path(distribution.locate_file("")).resolve()
+    content, reason = read_inside(root, path, max_file_bytes)
+    if reason:
+        return [], reason
+    if kind_of(path) != "description":
+        return texts_of(path, content)
+    metadata = distribution.metadata
+    body = metadata.get_payload() if hasattr(metadata, "get_payload") else ""
+    body = body or metadata.get("Description") or ""
+    return ([("", body)], "") if body.strip() else ([], "empty")
+
+# %% ../../nbs/01_data/01_collect.ipynb #4f6c92b1
+def size_in_bytes(
+    text: str,  # one document
+) -> int:  # bytes in UTF-8, or -1 if it cannot be stored
+    "The size of a text as a file; a docstring may hold half a surrogate pair, a file may not."
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return -1
+
+# %% ../../nbs/01_data/01_collect.ipynb #793b12a6
 def collect_distribution(
     distribution: importlib.metadata.Distribution,  # one installed distribution
     budget: int,  # at most this many UTF-8 bytes of text
@@ -253,79 +327,42 @@ def collect_distribution(
     seed: int = 0,  # order of files when the budget is short
 ) -> tuple[list[dict], Counter]:  # documents; how many files were skipped, by reason
     "Documents of one distribution, at most half of the budget prose so that code comes too."
-    metadata = distribution.metadata
-    name, version = metadata["Name"], distribution.version
-    root = Path(distribution.locate_file("")).resolve()
-    licence, documents, skipped = licence_of(metadata), [], Counter()
-    files = listed_files(distribution)
-    if not files:
+    origin = origin_of(distribution)
+    candidates = [f for f in listed_files(distribution) if kind_of(f)]
+    documents, skipped, used = [], Counter(), 0
+    if not listed_files(distribution):
         skipped["no list of files"] += 1
-    candidates = [f for f in files if kind_of(f)]
-    listed = set(candidates)
-
-    def order(
-        path,
-    ):  # messages, then prose, then code; inside a group by hash: a sample, not a prefix
-        group = {"message": 0, "docstring": 2}.get(kind_of(path), 1)
-        return group, hashlib.blake2b(f"{seed}/{path}".encode(), digest_size=8).digest()
-
-    used = 0
-    for path in sorted(candidates, key=order):
+    for path in reading_order(candidates, seed):
         kind = kind_of(path)
         if used >= budget:
             skipped["over budget"] += 1
             continue
-        if path.endswith(".mo") and path[:-3] + ".po" in listed:
+        if path.endswith(".mo") and path[:-3] + ".po" in candidates:
             skipped["twin of a .po file"] += 1
             continue
-        content, reason = read_inside(root, path, max_file_bytes)
-        if not reason and kind == "description":
-            body = metadata.get_payload() if hasattr(metadata, "get_payload") else ""
-            body = body or metadata.get("Description") or ""
-            texts, reason = ([("", body)], "") if body.strip() else ([], "empty")
-        elif not reason:
-            texts, reason = texts_of(path, content)
-        if reason:
-            skipped[reason] += 1
-            continue
+        texts, reason = read_texts(distribution, path, max_file_bytes)
+        skipped.update([reason] if reason else [])
         limit = budget if kind in ("message", "docstring") else (used + budget) // 2
         seen = Counter()
         for inner, text in texts:
-            try:
-                size = len(text.encode())
-            except UnicodeEncodeError:  # "\\ud800" in a docstring: no text file can hold it
-                skipped["lone surrogate"] += 1
-                continue
-            if used + size > limit:
-                skipped["document over budget"] += 1
-                budget = used if kind == "docstring" else budget  # full: parse no further file
+            size = size_in_bytes(text)
+            if size < 0 or used + size > limit:
+                skipped["lone surrogate" if size < 0 else "document over budget"] += 1
+                full = size >= 0 and kind == "docstring"
+                budget = used if full else budget  # full: parse no further file
                 continue
             used += size
             seen[inner] += 1
-            anchor = f"#{inner}" if inner else ""
-            anchor += f"~{seen[inner]}" if seen[inner] > 1 else ""
-            documents.append(
-                {
-                    "id": f"{name}/{path}{anchor}",
-                    "text": text,
-                    "lang": guess_language(text),
-                    "source": "package",
-                    "package": name,
-                    "version": version,
-                    "path": path,
-                    "licence": licence,
-                    "kind": kind,
-                }
-            )
+            documents.append(document_of(origin, path, inner, seen[inner], text))
     return documents, skipped
 
-# %% ../../nbs/01_data/01_collect.ipynb #7cc1a775
+# %% ../../nbs/01_data/01_collect.ipynb #d33b4844
 def collect(
     found: list[importlib.metadata.Distribution],  # the distributions to read
     budget: int,  # UTF-8 bytes of text in all
     max_file_bytes: int = 1 << 21,  # larger files are skipped
     seed: int = 0,  # order of files inside a package
-    track=iter,  # wraps the loop, for a progress bar
+    track: Callable = iter,  # wraps the loop, for a progress bar
 ) -> tuple[list[dict], Counter]:  # documents sorted by id; how many files were skipped, by reason
     "Fill small packages first; what they leave flows to the larger ones."
     ascending = sorted(found, key=lambda d: (supply(d), d.metadata["Name"]))
@@ -344,7 +381,7 @@ def collect(
             gc.enable()
     return sorted(documents, key=lambda d: d["id"]), skipped
 
-# %% ../../nbs/01_data/01_collect.ipynb #c3a225f6
+# %% ../../nbs/01_data/01_collect.ipynb #f619eecc
 def local_documents(
     rows: list[dict],  # rows of a raw-text set: id, text, licence
     name: str,  # name of the set in the catalogue, becomes the package

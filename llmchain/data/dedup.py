@@ -37,15 +37,13 @@ def keep_first(
     removed = {i: first[keys[i]] for i in order if first[keys[i]] != i}
     return sorted(first.values()), removed
 
-# %% ../../nbs/01_data/03_deduplicate.ipynb #73d17af5
+# %% ../../nbs/01_data/03_deduplicate.ipynb #5f99e10a
 WORD = re.compile(r"[a-z0-9']+|[^\W\d_a-z]")  # Latin words; letters of other scripts one by one
 
 
 def word_numbers(
     texts: list[str],  # N documents
-) -> tuple[
-    np.ndarray, np.ndarray
-]:  # (W,) uint64 a pseudo-random number for each word; (N+1,) int64 borders
+) -> tuple[np.ndarray, np.ndarray]:  # (W,) uint64; (N+1,) int64 borders of documents
     "All words of all documents in one array; equal words have equal numbers."
     known: dict[str, int] = {}
     numbers, borders = [], np.zeros(len(texts) + 1, np.int64)
@@ -67,13 +65,11 @@ def mix(
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
-# %% ../../nbs/01_data/03_deduplicate.ipynb #2d482206
+# %% ../../nbs/01_data/03_deduplicate.ipynb #c7db0956
 def shingle_sets(
     texts: list[str],  # N documents
     n: int = 3,  # words in one shingle, at least 1
-) -> tuple[
-    np.ndarray, np.ndarray
-]:  # (S,) uint64 sorted and distinct inside a document; (N+1,) int64 borders
+) -> tuple[np.ndarray, np.ndarray]:  # (S,) uint64 distinct inside a document; (N+1,)
     "The set of shingles of every document; one with fewer than `n` words is one shingle."
     if n < 1:
         raise ValueError(f"shingle_sets: n must be at least 1, got {n}")
@@ -300,7 +296,7 @@ def clusters(
         parent[i] = parent[parent[i]]  # parents are smaller, so theirs is final already
     return np.array(parent, np.int64)
 
-# %% ../../nbs/01_data/03_deduplicate.ipynb #203205db
+# %% ../../nbs/01_data/03_deduplicate.ipynb #39a693d8
 def split_of(
     package: str,  # distribution or data set
     path: str,  # file inside it

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BPE_SPECIAL', 'WORDPIECE_SPECIAL', 'NAME_OF_BYTE', 'BPE_WORDS', 'IDEOGRAPHS', 'BERT_TABLE', 'BPE_ROLES',
-           'WORDPIECE_ROLES', 'byte_alphabet', 'bpe_words', 'train_merges', 'merge_pair', 'train_bpe', 'bpe_pieces',
-           'encode_bpe', 'decode_bpe', 'build_bpe', 'bert_character', 'CharacterTable', 'bert_words', 'word_alphabet',
-           'train_wordpiece', 'wordpiece_ids', 'encode_wordpiece', 'build_wordpiece', 'bare_wordpiece',
+           'WORDPIECE_ROLES', 'byte_alphabet', 'bpe_words', 'index_pairs', 'train_merges', 'merge_pair', 'train_bpe',
+           'bpe_pieces', 'encode_bpe', 'decode_bpe', 'build_bpe', 'bert_character', 'CharacterTable', 'bert_words',
+           'word_alphabet', 'train_wordpiece', 'wordpiece_ids', 'encode_wordpiece', 'build_wordpiece', 'bare_wordpiece',
            'save_tokenizer', 'Encoder', 'load_encoder']
 
 # %% ../../nbs/01_data/04_tokenize.ipynb #bb6bcdd7
@@ -55,7 +55,20 @@ def bpe_words(
     "The cut before BPE: merges never cross these borders (Radford et al. 2019, sec. 2.2)."
     return BPE_WORDS.findall(text)
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #ad9ffbd6
+# %% ../../nbs/01_data/04_tokenize.ipynb #4184a5fd
+def index_pairs(
+    words: list[list[int]],  # symbols of each distinct word
+    counts: list[int],  # how often it occurs
+) -> tuple[Counter, dict]:  # pair -> occurrences, pair -> numbers of the words that hold it
+    "Count all neighbouring pairs once, and remember where they are."
+    pair_counts, where = Counter(), {}
+    for number, (ids, count) in enumerate(zip(words, counts, strict=True)):
+        for pair in pairwise(ids):
+            pair_counts[pair] += count
+            where.setdefault(pair, set()).add(number)
+    return pair_counts, where
+
+# %% ../../nbs/01_data/04_tokenize.ipynb #79e57775
 def train_merges(
     word_counts: dict[str, int],  # word, written in symbols of the alphabet -> how often it occurs
     symbols: list[str],  # special tokens, then the alphabet; their places are the ids
@@ -65,15 +78,11 @@ def train_merges(
     "Byte-pair encoding (Sennrich et al. 2016, alg. 1): merge the most frequent pair, again and again."
     symbols = list(symbols)
     id_of = {s: i for i, s in enumerate(symbols)}
-    words, counts, pair_counts, where = [], [], Counter(), {}
-    for word, count in word_counts.items():
+    words, counts = [], list(word_counts.values())
+    for word in word_counts:
         marked = [(prefix if i else "") + c for i, c in enumerate(word)]
-        ids = [id_of[c] for c in marked if c in id_of]
-        for pair in pairwise(ids):
-            pair_counts[pair] += count
-            where.setdefault(pair, set()).add(len(words))
-        words.append(ids)
-        counts.append(count)
+        words.append([id_of[c] for c in marked if c in id_of])
+    pair_counts, where = index_pairs(words, counts)
     heap = [(-count, pair) for pair, count in pair_counts.items()]
     heapq.heapify(heap)  # most frequent first; of equals the pair of smaller ids
     merges = []
@@ -101,7 +110,7 @@ def train_merges(
             heapq.heappush(heap, (-pair_counts[p], p))
     return symbols, merges
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #4367c543
+# %% ../../nbs/01_data/04_tokenize.ipynb #6c70a1a2
 def merge_pair(
     ids: list,  # symbols of one word
     pair: tuple,  # two symbols that become one
@@ -118,7 +127,7 @@ def merge_pair(
             i += 1
     return out
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #709d4582
+# %% ../../nbs/01_data/04_tokenize.ipynb #273b9cb7
 def train_bpe(
     texts: Iterable[str],  # documents
     vocab_size: int,  # number of tokens, specials and 256 bytes included (at least 258)
@@ -136,7 +145,7 @@ def train_bpe(
     symbols, merges = train_merges(named, symbols, vocab_size)
     return {s: i for i, s in enumerate(symbols)}, merges
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #d172dcf8
+# %% ../../nbs/01_data/04_tokenize.ipynb #4d7e9547
 def bpe_pieces(
     word: str,  # one word, as `bpe_words` cuts it
     ranks: dict[tuple[str, str], int],  # merge -> its place in the order of training
@@ -150,7 +159,7 @@ def bpe_pieces(
         pieces = merge_pair(pieces, best, best[0] + best[1])
     return pieces
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #f16f6fca
+# %% ../../nbs/01_data/04_tokenize.ipynb #735b09bf
 def encode_bpe(
     text: str,  # any text; what looks like a special token is text like any other
     vocab: dict[str, int],  # token -> id
@@ -159,7 +168,7 @@ def encode_bpe(
     "Text to ids with byte-level BPE; every text has an encoding."
     return [vocab[piece] for word in bpe_words(text) for piece in bpe_pieces(word, ranks)]
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #ccf6745e
+# %% ../../nbs/01_data/04_tokenize.ipynb #3f9e32ca
 def decode_bpe(
     ids: Iterable[int],  # token ids
     token_of: dict[int, str],  # id -> token, special tokens left out
@@ -169,7 +178,7 @@ def decode_bpe(
     data = bytes(byte_of[c] for i in ids for c in token_of.get(i, ""))
     return data.decode("utf-8", errors="replace")
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #04221034
+# %% ../../nbs/01_data/04_tokenize.ipynb #021a0fd9
 def build_bpe(
     texts: Iterable[str],  # documents of the training split
     vocab_size: int,  # number of tokens (at least 258)
@@ -187,7 +196,7 @@ def build_bpe(
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #29a9fb56
+# %% ../../nbs/01_data/04_tokenize.ipynb #a4533383
 IDEOGRAPHS = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
     (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
@@ -212,7 +221,7 @@ def bert_character(
     )
     return f" {plain} " if any(low <= ord(c) <= high for low, high in IDEOGRAPHS) else plain
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #0e4537b2
+# %% ../../nbs/01_data/04_tokenize.ipynb #53bd6db4
 class CharacterTable(dict):
     "A table for `str.translate` that works characters out when they are first met."
 
@@ -234,7 +243,7 @@ def bert_words(
     "The cut before WordPiece (BERT's basic tokenizer): one table and one split."
     return text.translate(BERT_TABLE).split(" ")
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #1928a81a
+# %% ../../nbs/01_data/04_tokenize.ipynb #94b3be51
 def word_alphabet(
     word_counts: dict[str, int],  # word -> how often it occurs
     limit: int,  # most characters to keep, the most frequent ones (at least 1)
@@ -248,7 +257,7 @@ def word_alphabet(
     kept = sorted(sorted(counts, key=lambda c: (-counts[c], c))[:limit])
     return [*kept, *(f"##{c}" for c in kept if c in inside)]
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #6b7f0812
+# %% ../../nbs/01_data/04_tokenize.ipynb #500c7f4b
 def train_wordpiece(
     texts: Iterable[str],  # documents
     vocab_size: int,  # number of tokens
@@ -262,7 +271,7 @@ def train_wordpiece(
     symbols, _ = train_merges(counts, symbols, vocab_size, prefix="##")
     return {s: i for i, s in enumerate(symbols)}
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #2dc27682
+# %% ../../nbs/01_data/04_tokenize.ipynb #8f17eea0
 def wordpiece_ids(
     word: str,  # one word, as `bert_words` cuts it, not empty
     vocab: dict[str, int],  # token -> id
@@ -284,7 +293,7 @@ def wordpiece_ids(
             return [vocab[unk]]
     return ids
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #c6f344c2
+# %% ../../nbs/01_data/04_tokenize.ipynb #7a887e49
 def encode_wordpiece(
     text: str,  # any text; what looks like a special token is text like any other
     vocab: dict[str, int],  # token -> id
@@ -292,7 +301,7 @@ def encode_wordpiece(
     "Text to ids with WordPiece."
     return [i for word in bert_words(text) if word for i in wordpiece_ids(word, vocab)]
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #68f1fc40
+# %% ../../nbs/01_data/04_tokenize.ipynb #31fb4cb3
 def build_wordpiece(
     texts: list[str],  # documents of the training split, read twice
     vocab_size: int,  # number of tokens
@@ -334,7 +343,7 @@ def bare_wordpiece(
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #59b3b8aa
+# %% ../../nbs/01_data/04_tokenize.ipynb #31e34281
 BPE_ROLES = {
     "bos_token": "<|endoftext|>",
     "eos_token": "<|endoftext|>",
@@ -370,7 +379,7 @@ def save_tokenizer(
         text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #90492fd1
+# %% ../../nbs/01_data/04_tokenize.ipynb #c2d92f47
 class Encoder(dict):
     "Text to ids with a memory: a word is encoded when first met and looked up afterwards."
 
@@ -397,7 +406,7 @@ class Encoder(dict):
         "Token ids of one text."
         return list(chain.from_iterable(map(self.__getitem__, self.cut(text))))
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #195fd144
+# %% ../../nbs/01_data/04_tokenize.ipynb #9956794c
 def load_encoder(
     folder: Path | str,  # artifact tokenizer/bpe or tokenizer/wordpiece
 ) -> Encoder:  # gives the ids of the `tokenizers` library, several times faster on long texts

@@ -121,14 +121,14 @@ def pool(
         return (hidden * weight).sum(1) / weight.sum(1)
     return bert.pool(hidden) if pooling == "pooler" else hidden[:, 0]
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #2442e14d
+# %% ../../nbs/03_finetuning/12_classification.ipynb #6f7a15c8
 def first_token(
     block: Block,  # post-norm, as BERT's
     x: Tensor,  # (B, T, C)
     visible: Tensor,  # (B, 1, 1, T), True where a key may be seen
 ) -> Tensor:  # (B, 1, C), equal to block(x, visible)[:, :1]
     "A block's output for the first token only."
-    attention, C = block.attention, x.size(-1)
+    attention, C = block.attention, block.attention.out.in_features
     weight, bias = attention.qkv.weight, attention.qkv.bias
     q = F.linear(x[:, :1], weight[:C], bias[:C])  # (B, 1, C)
     k, v = F.linear(x, weight[C:], bias[C:]).split(C, dim=-1)  # (B, T, C) each

@@ -99,7 +99,7 @@ def mask_tokens(
     replaced = chosen & (action >= 0.8) & (action < 0.9)
     return torch.where(replaced, ordinary[drawn], corrupted), labels
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #382e5cd4
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #a8409d85
 def binary_cross_entropy(
     logits: Tensor,  # (N,) log-odds z of the positive class
     labels: Tensor,  # (N,) 0 or 1
@@ -108,7 +108,7 @@ def binary_cross_entropy(
     nats = torch.nn.functional.softplus(logits) - labels * logits  # (N,)
     return nats.sum(), torch.tensor(len(logits))
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #6ba32529
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #6a4dd045
 class CausalObjective:
     "Causal language modelling as the training loop sees it: counts and sums, never means."
 
@@ -136,7 +136,7 @@ class CausalObjective:
         logits = model(batch["input_ids"], attention_mask=mask)  # (B, T, V)
         return {"clm": causal_lm_sums(logits, batch["input_ids"], mask)[0]}
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #ffacc40d
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #dd4285e8
 class MaskedObjective:
     "MLM and, where the batch has its label, NSP (Devlin et al. 2019): two terms, each a mean of its own."
 
@@ -169,7 +169,7 @@ class MaskedObjective:
             sums["nsp"] = cross_entropy(nsp_logits, batch["next_sentence_label"])[0]
         return sums
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #0dea0bd6
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #0f8597fb
 def pack_stream(
     documents: Iterable[list[int]],  # the token ids of each document, no special tokens
     eos_token_id: int,  # written after every document
@@ -184,7 +184,7 @@ def pack_stream(
         )
     return stream.astype(np.uint16)
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #52e0b917
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #6388f2ca
 @lru_cache(maxsize=8)
 def epoch_order(
     n_items: int,  # items of one epoch, at least 1
@@ -196,7 +196,7 @@ def epoch_order(
     order.setflags(write=False)
     return order
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #14b462ca
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #836effef
 def batch_indices(
     n_items: int,  # items of one epoch, at least 1
     step: int,  # optimizer step, from 0
@@ -209,7 +209,7 @@ def batch_indices(
     places = np.arange(step * batch_size, (step + 1) * batch_size)
     return np.array([epoch_order(n_items, seed, int(p // n_items))[p % n_items] for p in places])
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #9f2674bf
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #dc5cb20e
 def clm_batch(
     tokens: np.ndarray,  # (N,) the stream of one split
     step: int,  # optimizer step, from 0
@@ -224,7 +224,7 @@ def clm_batch(
     places = starts[:, None] * (block_size - 1) + np.arange(block_size)  # (B, T)
     return {"input_ids": torch.from_numpy(tokens[places].astype(np.int64))}
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #5e301b56
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #9aece0de
 SENTENCE_END = re.compile(
     r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\betc\.)(?<!\bvs\.)\s+(?=[A-Z0-9\"'(\[`*\u4e00-\u9fff])"  # Latin
     r"|(?<=[。！？])(?![。！？”’」』）])|(?<=[。！？][”’」』）])"  # Chinese; no space follows
@@ -238,7 +238,7 @@ def split_sentences(
     "Sentences by rule; blank lines and items of lists end one too."
     return [part for piece in SENTENCE_END.split(text) if (part := " ".join(piece.split()))]
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #2d618143
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #5c9a0423
 def fit_pair(
     a: list[int],  # first segment
     b: list[int],  # second segment
@@ -250,7 +250,7 @@ def fit_pair(
     n_a = min(len(a), n_tokens - n_b)
     return a[len(a) - n_a :], b[:n_b]
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #d8798e44
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #a0425ff1
 def sentence_pairs(
     documents: list[list[list[int]]],  # documents > sentences > token ids
     n_tokens: int,  # most tokens of a pair, at least 2
@@ -273,14 +273,12 @@ def sentence_pairs(
                 run, length = [], 0
     return pairs
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #bb676350
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #f98124dc
 def exchange_seconds(
     pairs: list[tuple[int, list[int], list[int]]],  # (document, A, B) that belong together
     n_tokens: int,  # most tokens of a pair
     rng: np.random.Generator,  # chooses the half that is exchanged
-) -> tuple[
-    list[tuple[list[int], list[int]]], np.ndarray
-]:  # pairs; (N,) 0 B follows A, 1 it does not
+) -> tuple[list, np.ndarray]:  # pairs (A, B); (N,) 0: B follows A, 1: it does not
     "Half of the pairs swap their B with a pair of another document and of about the same length."
     documents = np.array([number for number, _, _ in pairs])
     chosen = rng.permutation(len(pairs))[: len(pairs) // 2]
@@ -302,7 +300,7 @@ def exchange_seconds(
             label[i] = 1
     return out, label
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #6df5b3e3
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #e6b2d597
 def pack_pairs(
     pairs: list[tuple[list[int], list[int]]],  # A and B, without special tokens
     block_size: int,  # T; three places are for [CLS] and twice [SEP]
@@ -321,7 +319,7 @@ def pack_pairs(
         token_type_ids[row, len(a) + 2 : len(ids)] = 1
     return input_ids, token_type_ids
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #b74a1c68
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #5114332d
 def mlm_batch(
     arrays: dict[
         str, np.ndarray
@@ -352,7 +350,7 @@ def mlm_batch(
         ),
     }
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #d4fd3817
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #0fb51600
 def load_clm(
     folder: Path | str,  # artifact tokens/clm
     split: str,  # train, validation or test
@@ -363,7 +361,7 @@ def load_clm(
         (folder / "meta.json").read_text(encoding="utf-8")
     )
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #31449435
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #13c8db56
 def load_mlm(
     folder: Path | str,  # artifact tokens/mlm
     split: str,  # train, validation or test

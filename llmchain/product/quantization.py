@@ -80,7 +80,7 @@ def int8_matmul(
     sums -= int(x_zero) * q_weight.astype(np.int32).sum(axis=0)
     return sums.astype(np.float32) * (x_scale * scale)
 
-# %% ../../nbs/05_product/28_quantize.ipynb #96cce63d
+# %% ../../nbs/05_product/28_quantize.ipynb #6bec3483
 def export_onnx(
     model: torch.nn.Module,  # takes input_ids and attention_mask, both (B, T), gives (B, K)
     path: Path,  # of the .onnx file to be written
@@ -129,7 +129,7 @@ def session_logits(
     )
     return np.concatenate([session.run(None, feed)[0] for feed in feeds])
 
-# %% ../../nbs/05_product/28_quantize.ipynb #b2e2a27f
+# %% ../../nbs/05_product/28_quantize.ipynb #983719f7
 def product_nodes(
     path: Path,  # an .onnx file by export_onnx
 ) -> list[str]:  # names of the products with a constant matrix, in order of computation
@@ -178,7 +178,7 @@ def agreement(
         )
     return float((logits.argmax(1) == reference.argmax(1)).mean())
 
-# %% ../../nbs/05_product/28_quantize.ipynb #1d69556d
+# %% ../../nbs/05_product/28_quantize.ipynb #d455004e
 def interleaved(
     calls: dict[str, Callable[[], object]],  # what is compared
     n_rounds: int,  # rounds that count (at least 1)

@@ -85,19 +85,23 @@ class Prediction:
     n_tokens: int  # tokens the model has read, special ones included
     truncated: bool  # True if the text was longer than the model's window
 
-# %% ../../nbs/05_product/29_serve.ipynb #04fd3673
+# %% ../../nbs/05_product/29_serve.ipynb #3ca59c4a
 NEEDED = ("model.int8.onnx", "config.json", "tokenizer.json", "calibration.json")
 
 
 def window_of(
-    folder: Path,  # folder of a model with config.json and tokenizer files
+    folder: Path,  # folder of a model with config.json, tokenizer files and calibration.json
 ) -> int:  # tokens, special ones included
-    "The longest input the model and its tokenizer were made for."
-    sizes = [json.loads((folder / "config.json").read_text())["max_position_embeddings"]]
-    if (folder / "tokenizer_config.json").exists():
-        settings = json.loads((folder / "tokenizer_config.json").read_text())
-        sizes.append(settings.get("model_max_length") or sizes[0])
-    return int(min(sizes))
+    "The longest input that model, tokenizer and calibration agree on."
+    sizes = []
+    for name, key in (
+        ("config.json", "max_position_embeddings"),
+        ("tokenizer_config.json", "model_max_length"),
+        ("calibration.json", "max_tokens"),
+    ):
+        if (folder / name).is_file():
+            sizes.append(json.loads((folder / name).read_text()).get(key))
+    return int(min(size for size in sizes if size))
 
 # %% ../../nbs/05_product/29_serve.ipynb #48773ad9
 class OnnxClassifier:

@@ -79,7 +79,10 @@ def resolve_tier(name: str, tier: str, root: Path | None = None) -> str:
     has = [t for t in TIERS if t in catalogue[name]]
     if tier == "auto":
         if os.environ.get("LLMCHAIN_DATA") and "local" in has:
-            return "local"
+            place = catalogue[name]["local"]
+            # a set of one file beside the folder is an offer of its own: there or not
+            if "file" not in place or _local_path(place).is_file():
+                return "local"
         tier = has[0]
     if tier not in has:
         raise ValueError(f"data: `{name}` has no tier `{tier}`; it has: {', '.join(has)}")
@@ -149,11 +152,16 @@ def _check_hash(name: str, path: Path, expected: str) -> None:
         )
 
 
+def _local_path(place: dict[str, Any]) -> Path:
+    base = Path(os.environ["LLMCHAIN_DATA"]).expanduser().resolve()
+    return (base / place["folder"] / place.get("file", "")).resolve()
+
+
 def _local(name: str, licence: str, place: dict[str, Any]) -> DataSet:
     base = Path(os.environ["LLMCHAIN_DATA"]).expanduser().resolve()
     if not base.is_dir():
         raise FileNotFoundError(f"data: LLMCHAIN_DATA={base} is not a folder")
-    path = (base / place["folder"] / place.get("file", "")).resolve()
+    path = _local_path(place)
     if not path.exists():
         raise FileNotFoundError(f"data: `{name}` should lie in {path}; it is not there")
     if path.is_file():

@@ -312,7 +312,7 @@ class Open:
         self, items: Iterable[Any], total: int | None = None, desc: str = ""
     ) -> Iterator[Any]:
         """A progress bar over `items` that the runner's table shows as well."""
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
         total = total if total is not None else getattr(items, "__len__", lambda: None)()
         last = 0.0

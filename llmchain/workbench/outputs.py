@@ -25,7 +25,7 @@ GONE |= {"template", "noscript", "svg", "math", "audio", "video", "base", "texta
 
 
 def tidy(outputs: list[Any]) -> list[Any]:
-    "Outputs without progress bars, and one stream where a cell wrote many pieces in a row."
+    "Outputs without progress bars, with clean HTML, and one stream for many pieces in a row."
     kept: list[Any] = []
     for output in outputs:
         if output.output_type == "stream":
@@ -35,6 +35,10 @@ def tidy(outputs: list[Any]) -> list[Any]:
                 continue
         elif "metadata" in output:
             output.metadata = {}
+            html = sanitised("".join(output.data.pop("text/html", "")))  # Quarto gets it clean, too
+            output.data.update({"text/html": html} if html else {})
+            for kind in {"text/markdown", "text/latex"} & set(output.data):
+                output.data[kind] = tame("".join(output.data[kind]))
         kept.append(output)
     for output in kept:
         if output.output_type == "stream":
@@ -43,7 +47,7 @@ def tidy(outputs: list[Any]) -> list[Any]:
 
 
 def shown(output: Any) -> Iterable[tuple[str, str]]:
-    "(kind, content) of what a reader sees of an output: html, markdown or a picture."
+    "(kind, content) of what a reader sees of a tidy output: html, markdown or a picture."
     if output.output_type == "stream":
         yield "html", f'<pre class="out">{escape("".join(output.text))}</pre>'
         return
@@ -55,10 +59,10 @@ def shown(output: Any) -> Iterable[tuple[str, str]]:
         for k, v in output.data.items()
         if k != "application/json" and not isinstance(v, dict)
     }
-    if html := sanitised(data.get("text/html", "")):
-        yield "html", html
+    if "text/html" in data:
+        yield "html", data["text/html"]
     elif found := next((k for k in ("text/markdown", "text/latex") if k in data), ""):
-        yield "markdown", tame(data[found])
+        yield "markdown", data[found]
     elif found := next((k for k in data if re.fullmatch("image/(svg.xml|png|jpeg|webp)", k)), ""):
         yield found, data[found]
     elif "text/plain" in data:

@@ -50,6 +50,6 @@ MUTANTS = [
         old="content = file.read(max_bytes + 1)",
         new="content = file.read(max_bytes)",
         why="A file that is too large is cut in silence instead of being refused and counted.",
-        killed_by=UNIT + "test_bad_files_are_counted[larger than the limit]",
+        killed_by=UNIT + "test_a_large_file_is_refused_not_cut",
     ),
 ]

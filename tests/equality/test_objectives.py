@@ -1,0 +1,143 @@
+"""Our losses and their gradients against torch and against the models of transformers, in fp64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import BertConfig, BertForPreTraining, GPT2Config, GPT2LMHeadModel
+
+from llmchain.pretrain.objectives import (
+    CausalObjective,
+    MaskedObjective,
+    binary_cross_entropy,
+    causal_lm_sums,
+    cross_entropy,
+    cross_entropy_gradient,
+    mse,
+)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def relative(ours: torch.Tensor, reference: torch.Tensor) -> float:
+    ours, reference = ours.detach(), reference.detach()
+    return float((ours - reference).abs().max() / reference.abs().max().clamp_min(1e-30))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_torch_s(generator, smoothing):
+    logits = torch.randn(200, 30, dtype=torch.float64, generator=generator) * 5
+    labels = torch.randint(30, (200,), generator=generator)
+    labels[::3] = -100
+    ours, reference = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    nats, count = cross_entropy(ours, labels, label_smoothing=smoothing)
+    expected = F.cross_entropy(reference, labels, reduction="sum", label_smoothing=smoothing)
+    (g,), (r,) = torch.autograd.grad(nats, ours), torch.autograd.grad(expected, reference)
+    print(f"max |Δloss| = {abs(nats - expected):.1e}, max |Δgradient| = {(g - r).abs().max():.1e}")
+    assert int(count) == int((labels != -100).sum())
+    assert relative(nats, expected) < 1e-12 and relative(g, r) < 1e-12
+    if not smoothing:
+        assert relative(cross_entropy_gradient(logits, labels), r) < 1e-12
+
+
+def test_gradcheck(generator):
+    z = torch.randn(6, 4, dtype=torch.float64, generator=generator, requires_grad=True)
+    labels = torch.tensor([0, 1, -100, 3, 2, 2])
+    target = torch.randn(6, 4, dtype=torch.float64, generator=generator)
+    bits = torch.tensor([0.0, 1, 1, 0, 1, 0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: cross_entropy(z, labels)[0], (z,))
+    assert torch.autograd.gradcheck(lambda z: cross_entropy(z, labels, -100, 0.2)[0], (z,))
+    assert torch.autograd.gradcheck(lambda z: mse(z, target)[0], (z,))
+    assert torch.autograd.gradcheck(lambda z: binary_cross_entropy(z[:, 0], bits)[0], (z,))
+
+
+def test_mse_and_binary_are_torch_s(generator):
+    a, b = torch.randn(2, 50, dtype=torch.float64, generator=generator)
+    bits = (b > 0).double()
+    assert relative(mse(a, b)[0], F.mse_loss(a, b, reduction="sum")) < 1e-14
+    reference = F.binary_cross_entropy_with_logits(a * 40, bits, reduction="sum")
+    assert relative(binary_cross_entropy(a * 40, bits)[0], reference) < 1e-12
+
+
+def test_causal_loss_is_gpt2_s(generator):
+    config = GPT2Config(
+        vocab_size=90,
+        n_positions=24,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(config).double().eval()
+    ids = torch.randint(90, (3, 20), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, 12:] = 0
+    labels = ids.masked_fill(mask == 0, -100)
+    # transformers casts the logits to fp32 inside its causal loss, even those of an fp64 model
+    theirs = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    logits = model(input_ids=ids, attention_mask=mask).logits
+    nats, count = causal_lm_sums(logits.float(), ids, mask)
+    print(f"max |Δloss| = {abs(theirs - nats / count):.1e} (fp32)")
+    assert int(count) == 19 + 11 + 19 and relative(nats / count, theirs) < 1e-6
+
+    def reference(**batch: torch.Tensor) -> torch.Tensor:
+        out = model(input_ids=ids, attention_mask=mask).logits[:, :-1].reshape(-1, 90)
+        return F.cross_entropy(out, labels[:, 1:].reshape(-1))
+
+    batch = {"input_ids": ids, "attention_mask": mask}
+    objective = CausalObjective()
+    sums = objective.sums(
+        lambda x, attention_mask: model(x, attention_mask=attention_mask).logits, batch
+    )
+    ours = sums["clm"] / objective.counts(batch)["clm"]
+    worst = compare(model, ours, reference())
+    assert worst < 1e-9
+
+
+def test_masked_losses_are_bert_s(generator):
+    config = BertConfig(
+        vocab_size=90, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=48, max_position_embeddings=24,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = BertForPreTraining(config).double().eval()
+    ids = torch.randint(5, 90, (4, 20), generator=generator)
+    labels = ids.masked_fill(torch.rand(4, 20, generator=generator) > 0.2, -100)
+    mask = torch.ones_like(ids)
+    mask[2, 15:], labels[2, 15:] = 0, -100
+    batch = {
+        "input_ids": ids,
+        "token_type_ids": (torch.arange(20) > 9).long().expand(4, 20),
+        "attention_mask": mask,
+        "labels": labels,
+        "next_sentence_label": torch.tensor([0, 1, 1, 0]),
+    }
+
+    def at_positions(ids, types, mask, positions):
+        out = model(input_ids=ids, token_type_ids=types, attention_mask=mask)
+        return out.prediction_logits.flatten(0, 1)[positions], out.seq_relationship_logits
+
+    objective = MaskedObjective()
+    sums, counts = objective.sums(at_positions, batch), objective.counts(batch)
+    ours = sum(sums[term] / counts[term] for term in sums)
+    theirs = model(**batch).loss
+    assert relative(ours, theirs) < 1e-12
+    assert compare(model, ours, theirs) < 1e-9
+
+
+def compare(model: torch.nn.Module, ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Largest relative difference of loss and of the gradient of any weight."""
+    weights = list(model.parameters())
+    g = torch.autograd.grad(ours, weights, retain_graph=True, materialize_grads=True)
+    r = torch.autograd.grad(theirs, weights, materialize_grads=True)
+    scale = max(float(x.abs().max()) for x in r)
+    worst = max(float((a - b).abs().max()) for a, b in zip(g, r, strict=True)) / scale
+    loss = relative(ours.detach(), theirs.detach())
+    print(f"max |Δloss| = {loss:.1e}, max |Δgradient| = {worst:.1e} (relative)")
+    return max(worst, loss)

@@ -1,0 +1,185 @@
+"""Batches, poolings, measures and the head of the classification chapter."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics
+
+from llmchain.finetune.classification import (
+    ClassificationObjective,
+    Classifier,
+    accuracy,
+    collate,
+    confusion_matrix,
+    epoch_batches,
+    expected_calibration_error,
+    first_token,
+    fit_temperature,
+    keep_frozen_states,
+    leaked,
+    length_batches,
+    load_classifier,
+    macro_f1,
+    matthews,
+    mcnemar,
+    padding_share,
+    predict,
+    reliability,
+    softmax,
+    to_hf_classifier,
+)
+from llmchain.pretrain.bert import Bert, BertConfig
+from llmchain.pretrain.training import train
+
+
+def small(pooling="pooler", n_frozen=0, dropout=0.0, n_classes=3):
+    bert = Bert(BertConfig(50, 20, 3, 2, 16, 32, dropout), torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for parameter in bert.parameters():
+            parameter.mul_(5)
+    return Classifier(bert, n_classes, pooling, n_frozen)
+
+
+def some_rows(n=9, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(3, 15, (n,), generator=generator).tolist()
+    return [torch.randint(5, 50, (size,), generator=generator) for size in sizes]
+
+
+def test_every_text_is_in_one_batch():
+    lengths = np.random.default_rng(0).integers(3, 60, 1003)
+    for rng in (None, np.random.default_rng(1)):
+        batches = length_batches(lengths, 32, rng)
+        assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(1003))
+        assert max(map(len, batches)) <= 32
+    chosen = epoch_batches(lengths, 32, 3)
+    for epoch in (0, 1):
+        seen = np.concatenate([chosen(32 * epoch + step) for step in range(32)])
+        assert np.array_equal(np.sort(seen), np.arange(1003))
+    assert np.array_equal(chosen(5), epoch_batches(lengths, 32, 3)(5))
+
+
+def test_bucketing_removes_padding_and_keeps_order_random():
+    lengths = np.random.default_rng(0).integers(3, 60, 3200)
+    mixed = length_batches(lengths, 32, np.random.default_rng(1), window=1)
+    bucketed = length_batches(lengths, 32, np.random.default_rng(1))
+    assert padding_share(lengths, bucketed) < 0.1 < 0.3 < padding_share(lengths, mixed)
+    sizes = [lengths[b].mean() for b in bucketed]
+    assert (
+        abs(np.corrcoef(sizes, range(len(sizes)))[0, 1]) < 0.3
+    )  # batches are not in order of length
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "cls", "mean"])
+def test_padding_changes_no_logit(pooling):
+    model, rows = small(pooling).double().eval(), some_rows()
+    alone = np.concatenate([predict(model, [row], 1) for row in rows])
+    assert np.abs(predict(model, rows, 4) - alone).max() < 1e-6
+
+
+def test_first_token_equals_the_block():
+    model = small().double().eval()
+    x = torch.randn(4, 7, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(7) < torch.tensor([7, 3, 1, 5])[:, None]
+    visible = mask[:, None, None, :]
+    for block in model.bert.blocks:
+        whole = block(x, visible)[:, :1]
+        print(f"max |Δ| = {(first_token(block, x, visible) - whole).abs().max():.1e}")
+        torch.testing.assert_close(first_token(block, x, visible), whole, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+def test_kept_states_give_the_same_logits(pooling):
+    model, rows = small(pooling, n_frozen=2).double().eval(), some_rows()
+    kept = [state.double() for state in keep_frozen_states(model, rows, 4)]
+    assert [len(k) for k in kept] == [len(r) for r in rows]
+    assert np.abs(predict(model, kept, 3) - predict(model, rows, 3)).max() < 1e-5
+
+
+def test_frozen_parts_neither_learn_nor_drop():
+    model = small(n_frozen=2, dropout=0.5).train()
+    assert not model.bert.blocks[1].training and model.bert.blocks[2].training
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    rows, labels = some_rows(), np.arange(9) % 3
+    schedule = lambda step: 1e-2  # noqa: E731
+    train(
+        model,
+        ClassificationObjective(),
+        lambda step: collate(rows, labels, range(9)),
+        n_steps=2,
+        schedule=schedule,
+    )
+    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    frozen = (
+        "bert.token",
+        "bert.position",
+        "bert.type",
+        "bert.norm",
+        "bert.blocks.0",
+        "bert.blocks.1",
+    )
+    assert moved and not any(k.startswith(frozen) for k in moved)
+    assert {"head.weight", "head.bias", "bert.pooler.weight"} <= moved
+
+
+def test_prediction_is_in_the_order_of_the_texts_and_keeps_the_mode():
+    model, rows = small(dropout=0.3).train(), some_rows(20)
+    forwards = predict(model, rows, 6)
+    assert np.abs(predict(model, rows[::-1], 6)[::-1] - forwards).max() < 1e-5
+    assert model.training and model.dropout.training
+
+
+def test_measures_equal_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    for n_classes in (2, 3, 5):
+        labels, called = rng.integers(0, n_classes, (2, 200))
+        matrix = confusion_matrix(labels, called, n_classes)
+        assert np.array_equal(matrix, metrics.confusion_matrix(labels, called))
+        assert accuracy(matrix) == pytest.approx(metrics.accuracy_score(labels, called))
+        assert macro_f1(matrix) == pytest.approx(metrics.f1_score(labels, called, average="macro"))
+        assert matthews(matrix) == pytest.approx(metrics.matthews_corrcoef(labels, called))
+    with pytest.raises(ValueError, match="classes must lie from 0 to 1"):
+        confusion_matrix([0, 2], [0, 1], 2)
+
+
+def test_mcnemar_is_the_exact_binomial():
+    from scipy.stats import binomtest
+
+    rng = np.random.default_rng(0)
+    for n in (10, 300, 3000):
+        a, b = rng.random((2, n)) < [[0.8], [0.7]]
+        won, lost, p = mcnemar(a, b)
+        assert p == pytest.approx(binomtest(won, won + lost).pvalue)
+        assert mcnemar(b, a) == (lost, won, p)
+
+
+def test_calibration():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20000, 2)) * 2
+    labels = (rng.random(20000) < softmax(logits)[:, 1]).astype(int)
+    assert expected_calibration_error(softmax(logits), labels) < 0.02
+    assert expected_calibration_error(softmax(4 * logits), labels) > 0.08
+    assert fit_temperature(4 * logits, labels) == pytest.approx(4, rel=0.1)
+    assert (
+        sum(b["n"] for b in reliability(np.array([[0.0, 1.0], [0.5, 0.5]]), np.array([1, 0]))) == 2
+    )
+    assert softmax(np.array([[1e4, 0.0]])).tolist() == [[1.0, 0.0]]
+
+
+def test_a_leak_is_seen():
+    assert leaked(["So, it ends."], ["so it ends", "so it begins"]) == [0]
+
+
+def test_saved_and_read_back(tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    model, rows = small(), some_rows()
+    to_hf_classifier(model, {0: "a", 1: "b", 2: "c"}).save_pretrained(tmp_path)
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert theirs.config.id2label == {0: "a", 1: "b", 2: "c"}
+    batch = collate(rows, None, range(9))
+    with torch.inference_mode():
+        gap = (theirs(**batch).logits.numpy() - predict(load_classifier(tmp_path), rows, 9)).max()
+    assert abs(gap) < 1e-5
+    with pytest.raises(ValueError, match="pools with pooler"):
+        to_hf_classifier(small("mean"), {0: "a", 1: "b", 2: "c"})

@@ -1,0 +1,266 @@
+"""Packing, masking and counting of chapter 07: what a notebook would be too long to show."""
+
+import numpy as np
+import pytest
+import torch
+
+from llmchain.pretrain.objectives import (
+    CausalObjective,
+    MaskedObjective,
+    batch_indices,
+    causal_lm_sums,
+    clm_batch,
+    cross_entropy,
+    exchange_seconds,
+    fit_pair,
+    mask_tokens,
+    mlm_batch,
+    mse,
+    pack_pairs,
+    pack_stream,
+    sentence_pairs,
+    split_sentences,
+)
+
+META = {"special_ids": [0, 1, 2, 3, 4], "mask_token_id": 4, "vocab_size": 500, "pad_token_id": 0}
+
+
+def within(share: float, rate: float, n: int) -> bool:
+    """Within four standard errors of a binomial share."""
+    return abs(share - rate) < 4 * (rate * (1 - rate) / n) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list:
+    """True pairs: token = 100 × document + sentence, so that origins can be read off."""
+    documents = [[[100 * d + s] * (3 + (d * s) % 7) for s in range(9)] for d in range(1, 60)]
+    return sentence_pairs(documents, 29, np.random.default_rng(0))
+
+
+def test_mask_shares():
+    n = 1_000_000
+    ids = torch.randint(5, 500, (n,), generator=torch.Generator().manual_seed(1))
+    out, labels = mask_tokens(ids, range(5), 4, 500, torch.Generator().manual_seed(2))
+    chosen = labels != -100
+    k = int(chosen.sum())
+    assert within(k / n, 0.15, n)
+    assert within(int((out[chosen] == 4).sum()) / k, 0.8, k)
+    assert within(int((out[chosen] == ids[chosen]).sum()) / k, 0.1 + 0.1 / 495, k)
+    assert (out[~chosen] == ids[~chosen]).all() and (labels[chosen] == ids[chosen]).all()
+
+
+def test_mask_leaves_special_tokens_alone():
+    ids = torch.randint(0, 10, (100_000,), generator=torch.Generator().manual_seed(1))
+    out, labels = mask_tokens(ids, range(5), 4, 10, torch.Generator().manual_seed(2), rate=1.0)
+    special = ids < 5
+    assert (labels[special] == -100).all() and (out[special] == ids[special]).all()
+    assert (labels[~special] != -100).all()
+    assert (out[~special] >= 4).all()  # a random token is an ordinary one
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_mask_rates_at_the_ends(rate):
+    ids = torch.full((50,), 7)
+    labels = mask_tokens(ids, [0], 1, 20, torch.Generator().manual_seed(0), rate)[1]
+    assert int((labels != -100).sum()) == 50 * rate
+    with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.5"):
+        mask_tokens(ids, [0], 1, 20, torch.Generator(), 1.5)
+
+
+def test_mask_shares_are_those_of_the_collator():
+    from tokenizers import Tokenizer, models
+    from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(495))]
+    backend = Tokenizer(models.WordPiece({t: i for i, t in enumerate(names)}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", mask_token="[MASK]", unk_token="[UNK]"
+    )
+    collator = DataCollatorForLanguageModeling(tokenizer, seed=0)
+    ids = torch.randint(5, 500, (200, 1000), generator=torch.Generator().manual_seed(1))
+    theirs = collator([{"input_ids": row} for row in ids])
+    out, labels = mask_tokens(ids, range(5), 4, 500, torch.Generator().manual_seed(2))
+    for o, lab in ((theirs["input_ids"], theirs["labels"]), (out, labels)):
+        k = int((lab != -100).sum())
+        assert within(k / ids.numel(), 0.15, ids.numel())
+        assert within(int((o[lab != -100] == 4).sum()) / k, 0.8, k)
+
+
+def test_causal_shift_happens_once():
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    perfect = torch.full((1, 5, 6), -50.0)
+    perfect[0, torch.arange(4), ids[0, 1:]] = 50.0  # position t knows token t + 1
+    nats, count = causal_lm_sums(perfect, ids)
+    assert float(nats) == 0 and int(count) == 4
+
+
+def test_padding_changes_nothing():
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 6, 9, dtype=torch.float64, generator=g)
+    ids = torch.randint(9, (2, 6), generator=g)
+    alone = causal_lm_sums(logits[:, :4], ids[:, :4])
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0]] * 2)
+    padded = causal_lm_sums(logits, ids, mask)
+    left = causal_lm_sums(logits.roll(2, 1), ids.roll(2, 1), mask.roll(2, 1))
+    for nats, count in (padded, left):
+        assert int(count) == int(alone[1]) == 6
+        torch.testing.assert_close(nats, alone[0], atol=1e-12, rtol=0)
+    assert CausalObjective().counts({"input_ids": ids, "attention_mask": mask}) == {"clm": 6}
+
+
+def test_nothing_counted_gives_zero_and_zero_gradient():
+    logits = torch.randn(4, 7, requires_grad=True)
+    nats, count = cross_entropy(logits, torch.full((4,), -100))
+    nats.backward()
+    assert float(nats.detach()) == 0 and int(count) == 0 and float(logits.grad.abs().sum()) == 0
+
+
+def test_half_precision_logits_are_summed_in_single():
+    logits = torch.randn(8, 4096, generator=torch.Generator().manual_seed(0)).bfloat16()
+    labels = torch.arange(8)
+    assert cross_entropy(logits, labels)[0].dtype == torch.float32
+
+
+def test_splitting_a_batch_changes_nothing():
+    g = torch.Generator().manual_seed(0)
+    table = torch.randn(50, 50, dtype=torch.float64, generator=g)
+    ids = torch.randint(5, 50, (6, 8), generator=g)
+    labels = ids.masked_fill(torch.rand(6, 8, generator=g) > 0.3, -100)
+    labels[4:] = -100  # the last micro-batch asks nothing
+
+    def model(x, types, mask, positions):
+        return table[x.flatten()[positions]], table[x[:, 0], :2]
+
+    batch = {
+        "input_ids": ids,
+        "token_type_ids": torch.zeros_like(ids),
+        "attention_mask": torch.ones_like(ids),
+        "labels": labels,
+        "next_sentence_label": torch.tensor([0, 1, 0, 1, 1, -100]),
+    }
+    objective = MaskedObjective()
+    parts = [{k: v[i : i + 2] for k, v in batch.items()} for i in (0, 2, 4)]
+    whole, pieces = objective.sums(model, batch), [objective.sums(model, p) for p in parts]
+    for term in ("mlm", "nsp"):
+        torch.testing.assert_close(whole[term], sum(p[term] for p in pieces))
+        assert objective.counts(batch)[term] == sum(objective.counts(p)[term] for p in parts)
+    assert objective.counts(batch)["nsp"] == 5 and objective.counts(parts[2])["mlm"] == 0
+
+
+def test_masked_objective_without_nsp():
+    batch = {
+        "input_ids": torch.ones(2, 3, dtype=torch.long), "token_type_ids": None,
+        "attention_mask": None, "labels": torch.full((2, 3), 1),
+    }  # fmt: skip
+
+    def model(x, types, mask, positions):
+        return torch.zeros(len(positions), 4), None
+
+    assert MaskedObjective().sums(model, batch).keys() == {"mlm"}
+    assert MaskedObjective().counts(batch) == {"mlm": 6}
+
+
+def test_mse_refuses_to_broadcast():
+    with pytest.raises(ValueError, match="same shape"):
+        mse(torch.zeros(4, 1), torch.zeros(4))
+
+
+@pytest.mark.parametrize("n_tokens", [101, 105])
+def test_an_epoch_predicts_every_token_once(n_tokens):
+    stream = np.arange(n_tokens, dtype=np.uint16)
+    rows = torch.cat([clm_batch(stream, s, 2, 11, 0)["input_ids"] for s in range(5)])
+    assert sorted(rows[:, 1:].flatten().tolist()) == list(range(1, 101))
+    assert (rows[:, 1:] - rows[:, :-1] == 1).all()
+
+
+def test_batches_are_functions_of_step_and_seed():
+    first = [batch_indices(7, s, 3, 0).tolist() for s in range(7)]
+    assert first == [batch_indices(7, s, 3, 0).tolist() for s in reversed(range(7))][::-1]
+    for epoch in np.array(first).reshape(-1, 7):  # also across the border of a step
+        assert sorted(epoch.tolist()) == list(range(7))
+    assert first != [batch_indices(7, s, 3, 1).tolist() for s in range(7)]
+    with pytest.raises(ValueError, match="no items"):
+        batch_indices(0, 0, 1, 0)
+
+
+def test_mlm_batch_draws_new_masks(pairs):
+    exchanged, label = exchange_seconds(pairs, 29, np.random.default_rng(1))
+    ids, types = pack_pairs(exchanged, 32, 2, 3, 0)
+    ids = np.where(ids > 4, ids % 400 + 5, ids).astype(np.uint16)
+    arrays = {"input_ids": ids, "token_type_ids": types, "next_sentence_label": label}
+    n = len(ids)
+    one, two = (mlm_batch(arrays, s, n, 5, META) for s in (0, 1))  # two epochs, all pairs each
+    again = mlm_batch(arrays, 0, n, 5, META)
+    assert all(torch.equal(one[k], again[k]) for k in one)
+    rows = np.argsort(batch_indices(n, 0, n, 5)), np.argsort(batch_indices(n, 1, n, 5))
+    assert not torch.equal(one["labels"][rows[0]], two["labels"][rows[1]])
+    asked = [mlm_batch(arrays, s, n, 5, META, rate=0.5)["labels"] != -100 for s in (0, 1)]
+    both = [mlm_batch(arrays, s, n, 5, META, rate=1.0)["labels"] != -100 for s in (0, 1)]
+    where = both[0] & both[1]  # ordinary tokens at the same place of both batches
+    assert not torch.equal(asked[0][where], asked[1][where])  # the draws differ, not only the rows
+    intact = torch.where(one["labels"] != -100, one["labels"], one["input_ids"])
+    assert torch.equal(intact[rows[0]], torch.from_numpy(ids.astype(np.int64)))
+    assert torch.equal(one["attention_mask"] == 0, intact == 0)
+
+
+def test_stream():
+    assert pack_stream([], 0).tolist() == []
+    assert pack_stream([[], [9]], 0).tolist() == [0, 9, 0]
+    with pytest.raises(ValueError, match="16 bits"):
+        pack_stream([[65536]], 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("Hello there. How are you? Fine!", ["Hello there.", "How are you?", "Fine!"]),
+        ("Version 3.2 of a.b.c, e.g. This one.", ["Version 3.2 of a.b.c, e.g. This one."]),
+        ("你好。再见！真的？是的", ["你好。", "再见！", "真的？", "是的"]),
+        ("他说：“走吧。”大家走了。", ["他说：“走吧。”", "大家走了。"]),
+        ("什么？！真的。", ["什么？！", "真的。"]),
+        ("English ends. 中文开始。End.", ["English ends.", "中文开始。", "End."]),
+        ("one\ntwo\n\nthree\n* four\n* five", ["one two", "three", "* four", "* five"]),
+        ("  \n\n ", []),
+    ],
+)  # fmt: skip
+def test_sentences(text, sentences):
+    assert split_sentences(text) == sentences
+
+
+def test_fit_pair_keeps_what_touches():
+    a, b = list(range(20)), list(range(100, 120))
+    assert fit_pair(a, b, 10) == ([15, 16, 17, 18, 19], [100, 101, 102, 103, 104])
+    assert fit_pair(a[:2], b, 10) == ([0, 1], list(range(100, 108)))
+    assert fit_pair(a, b[:2], 10) == (list(range(12, 20)), [100, 101])
+    assert fit_pair(a[:3], b[:3], 10) == ([0, 1, 2], [100, 101, 102])
+
+
+def test_true_pairs_are_neighbours(pairs):
+    assert pairs
+    for document, a, b in pairs:
+        assert {t // 100 for t in a + b} == {document + 1}
+        assert 1 <= len(a) and 1 <= len(b) and len(a) + len(b) <= 29
+        assert b[0] - a[-1] == 1  # the next sentence
+
+
+def test_exchanged_pairs(pairs):
+    out, label = exchange_seconds(pairs, 29, np.random.default_rng(1))
+    assert label.sum() == len(pairs) // 2
+    for (a, b), lab in zip(out, label, strict=True):
+        assert (a[0] // 100 == b[0] // 100) == (lab == 0)  # 0: B follows A
+        assert len(a) + len(b) <= 29
+    starts = sorted(b[0] for _, b in out)
+    assert starts == sorted(b[0] for _, _, b in pairs)  # every B is used exactly once
+
+
+def test_one_document_has_no_false_pairs():
+    pairs = sentence_pairs([[[5]] * 12], 4, np.random.default_rng(0))
+    assert exchange_seconds(pairs, 4, np.random.default_rng(0))[1].sum() == 0
+
+
+def test_packed_pair():
+    ids, types = pack_pairs([([7, 8], [9])], 8, 2, 3, 0)
+    assert ids.tolist() == [[2, 7, 8, 3, 9, 3, 0, 0]]
+    assert types.tolist() == [[0, 0, 0, 0, 1, 1, 0, 0]]
+    with pytest.raises(ValueError, match="needs 6 places, has 5"):
+        pack_pairs([([7, 8], [9])], 5, 2, 3, 0)
