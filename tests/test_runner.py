@@ -131,6 +131,9 @@ def test_normalised_source_ignores_what_does_not_run() -> None:
     assert normalised(a) == normalised('def f( x ):\n    "other"\n\n    return x+1')
     assert normalised(a) != normalised('def f(x):\n    "doc"\n    return x + 2')
     assert imports("import a.b\nfrom c.d import e") == {"a.b", "c.d", "c.d.e"}
+    assert imports("from ..a.b import c\nfrom .d import e", "x.y") == {
+        "x.a.b", "x.a.b.c", "x.y.d", "x.y.d.e",
+    }  # fmt: skip
 
 
 def test_secrets_are_not_written_down(project: Project) -> None:

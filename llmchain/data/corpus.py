@@ -182,13 +182,11 @@ def read_inside(
         return b"", "missing or unreadable"
     return (content, "") if len(content) <= max_bytes else (b"", "larger than the limit")
 
-# %% ../../nbs/01_data/01_collect.ipynb #1d213b30
+# %% ../../nbs/01_data/01_collect.ipynb #95e86682
 def texts_of(
     path: str,  # relative path, decides the kind
     content: bytes,  # the file
-) -> tuple[
-    list[tuple[str, str]], str
-]:  # (name inside the file, text) of each document; "" or why none
+) -> tuple[list[tuple[str, str]], str]:  # (inner name, text) of each; "" or why none
     "The documents inside one file: a text, the docstrings of a module, or blocks of messages."
     kind = kind_of(path)
     try:

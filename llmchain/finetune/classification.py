@@ -8,7 +8,7 @@ __all__ = ['POOLINGS', 'normalized', 'leaked', 'encode', 'length_batches', 'padd
            'softmax', 'reliability', 'expected_calibration_error', 'mcnemar', 'best_precision', 'keep_frozen_states',
            'epoch_batches', 'fit_temperature', 'to_hf_classifier', 'load_classifier', 'save_classifier']
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #b64dc468
+# %% ../../nbs/03_finetuning/12_classification.ipynb #d6b8b108
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..pretrain.bert import Bert, load_bert, to_hf
@@ -138,7 +139,7 @@ def first_token(
     x = block.norm_1(x[:, :1] + block.dropout(attention.out(mixed.transpose(1, 2).flatten(2))))
     return block.norm_2(x + block.dropout(block.mlp(x)))
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #52ccd617
+# %% ../../nbs/03_finetuning/12_classification.ipynb #69a31b2b
 class Classifier(nn.Module):
     "An encoder, a pooling and a linear head; with `pooler` it is BertForSequenceClassification."
 
@@ -152,9 +153,8 @@ class Classifier(nn.Module):
     ):
         super().__init__()
         if pooling not in POOLINGS:
-            raise ValueError(
-                f"Classifier: pooling must be one of: {', '.join(POOLINGS)}; got {pooling}"
-            )
+            allowed = ", ".join(POOLINGS)
+            raise ValueError(f"Classifier: pooling must be one of: {allowed}; got {pooling}")
         if n_classes < 2 or not 0 <= n_frozen < len(bert.blocks):
             raise ValueError(
                 f"Classifier: needs n_classes >= 2 and 0 <= n_frozen < {len(bert.blocks)} blocks;"
@@ -171,69 +171,64 @@ class Classifier(nn.Module):
             module.requires_grad_(False)
         bert.pooler.requires_grad_(pooling == "pooler")  # a weight nobody uses must not decay
 
-    def frozen_modules(
-        self,
-    ) -> list[nn.Module]:  # empty if all learn
-        "The parts that keep their weights."
-        b = self.bert
-        if not self.n_frozen:
-            return []
-        embeddings = [b.token_embedding, b.position_embedding, b.type_embedding, b.norm, b.dropout]
-        return embeddings + list(b.blocks[: self.n_frozen])
-
-    def train(
-        self,
-        mode: bool = True,  # False: evaluation
-    ) -> "Classifier":  # itself
-        "Frozen parts never drop anything."
+    def train(self, mode: bool = True) -> "Classifier":
+        "Switch to training (or evaluation); frozen parts never drop anything."
         super().train(mode)
         for module in self.frozen_modules():
             module.eval()
         return self
 
-    def frozen_states(
-        self,
-        input_ids: Tensor,  # (B, T) int64
-        attention_mask: Tensor,  # (B, T), 1 for a token and 0 for padding
-        token_type_ids: Tensor | None = None,  # (B, T); None: all 0
-    ) -> Tensor:  # (B, T, C), what the part that learns starts from
-        "Embeddings and the frozen blocks."
-        x, visible = (
-            self.bert.embed(input_ids, token_type_ids),
-            attention_mask.bool()[:, None, None, :],
-        )
-        for block in self.bert.blocks[: self.n_frozen]:
-            x = block(x, visible)
-        return x
+# %% ../../nbs/03_finetuning/12_classification.ipynb #93767e73
+@patch
+def frozen_modules(
+    self: Classifier,  # this model
+) -> list[nn.Module]:  # empty if all learn
+    "The parts that keep their weights."
+    b = self.bert
+    if not self.n_frozen:
+        return []
+    embeddings = [b.token_embedding, b.position_embedding, b.type_embedding, b.norm, b.dropout]
+    return embeddings + list(b.blocks[: self.n_frozen])
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,  # (B, T) int64, or
-        attention_mask: Tensor
-        | None = None,  # (B, T), 1 for a token and 0 for padding; None: no padding
-        token_type_ids: Tensor | None = None,  # (B, T); None: all 0
-        hidden: Tensor | None = None,  # (B, T, C) of `frozen_states`, instead of input_ids
-    ) -> Tensor:  # (B, K) scores
-        "Scores of each class."
-        if attention_mask is None:
-            given = input_ids if hidden is None else hidden[..., 0]
-            attention_mask = torch.ones_like(given, dtype=torch.long)
-        x = (
-            self.frozen_states(input_ids, attention_mask, token_type_ids)
-            if hidden is None
-            else hidden
-        )
-        visible, blocks = attention_mask.bool()[:, None, None, :], self.bert.blocks
-        for block in blocks[self.n_frozen : -1]:
-            x = block(x, visible)
-        x = (
-            blocks[-1](x, visible)
-            if self.pooling == "mean"
-            else first_token(blocks[-1], x, visible)
-        )
-        return self.head(self.dropout(pool(self.bert, x, attention_mask, self.pooling)))
+# %% ../../nbs/03_finetuning/12_classification.ipynb #f067be60
+@patch
+def frozen_states(
+    self: Classifier,  # this model
+    input_ids: Tensor,  # (B, T) int64
+    attention_mask: Tensor,  # (B, T), 1 for a token and 0 for padding
+    token_type_ids: Tensor | None = None,  # (B, T); None: all 0
+) -> Tensor:  # (B, T, C), what the part that learns starts from
+    "Embeddings and the frozen blocks."
+    x, visible = (
+        self.bert.embed(input_ids, token_type_ids),
+        attention_mask.bool()[:, None, None, :],
+    )
+    for block in self.bert.blocks[: self.n_frozen]:
+        x = block(x, visible)
+    return x
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #89fbe5a9
+# %% ../../nbs/03_finetuning/12_classification.ipynb #e6651137
+@patch
+def forward(
+    self: Classifier,  # this model
+    input_ids: Tensor | None = None,  # (B, T) int64, or
+    attention_mask: Tensor
+    | None = None,  # (B, T), 1 for a token and 0 for padding; None: no padding
+    token_type_ids: Tensor | None = None,  # (B, T); None: all 0
+    hidden: Tensor | None = None,  # (B, T, C) of `frozen_states`, instead of input_ids
+) -> Tensor:  # (B, K) scores
+    "Scores of each class."
+    if attention_mask is None:
+        given = input_ids if hidden is None else hidden[..., 0]
+        attention_mask = torch.ones_like(given, dtype=torch.long)
+    x = self.frozen_states(input_ids, attention_mask, token_type_ids) if hidden is None else hidden
+    visible, blocks = attention_mask.bool()[:, None, None, :], self.bert.blocks
+    for block in blocks[self.n_frozen : -1]:
+        x = block(x, visible)
+    x = blocks[-1](x, visible) if self.pooling == "mean" else first_token(blocks[-1], x, visible)
+    return self.head(self.dropout(pool(self.bert, x, attention_mask, self.pooling)))
+
+# %% ../../nbs/03_finetuning/12_classification.ipynb #7c930b9b
 class ClassificationObjective:
     "Cross-entropy of one label a text."
 
@@ -253,7 +248,7 @@ class ClassificationObjective:
         logits = model(**{k: v for k, v in batch.items() if k != "labels"})
         return {"label": cross_entropy(logits.float(), batch["labels"])[0]}
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #e0d663dd
+# %% ../../nbs/03_finetuning/12_classification.ipynb #c7e4edc4
 def predict(
     model: nn.Module,  # a Classifier; left in the mode it was found in
     rows: Sequence[Tensor],  # N rows: ids (T_i,) or kept states (T_i, C)
@@ -273,7 +268,7 @@ def predict(
                 logits[place] = row
     return np.stack(logits)
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #755f56d9
+# %% ../../nbs/03_finetuning/12_classification.ipynb #d212b136
 def confusion_matrix(
     labels: np.ndarray,  # (N,) true classes, 0 to K - 1
     predictions: np.ndarray,  # (N,) predicted classes
@@ -301,7 +296,7 @@ def accuracy(
     "Share of right answers."
     return float(np.trace(matrix) / matrix.sum())
 
-
+# %% ../../nbs/03_finetuning/12_classification.ipynb #dd6a958f
 def macro_f1(
     matrix: np.ndarray,  # (K, K) of confusion_matrix
 ) -> float:  # 0 to 1; a class that neither occurs nor is predicted counts 0
@@ -319,7 +314,7 @@ def matthews(
     scale = math.sqrt(n**2 - called @ called) * math.sqrt(n**2 - true @ true)
     return (hits * n - true @ called) / scale if scale else 0.0
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #4b288bdc
+# %% ../../nbs/03_finetuning/12_classification.ipynb #1e7f29e9
 def softmax(
     logits: np.ndarray,  # (N, K)
     temperature: float = 1.0,  # T, above 0; large: timid, small: bold
@@ -350,7 +345,7 @@ def reliability(
         if inside.any()
     ]
 
-
+# %% ../../nbs/03_finetuning/12_classification.ipynb #14e77b29
 def expected_calibration_error(
     probabilities: np.ndarray,  # (N, K)
     labels: np.ndarray,  # (N,)
@@ -361,7 +356,7 @@ def expected_calibration_error(
     gaps = [b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins]
     return float(sum(gaps) / len(labels))
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #1e10824e
+# %% ../../nbs/03_finetuning/12_classification.ipynb #6b900242
 def mcnemar(
     right_a: np.ndarray,  # (N,) bool, model A was right
     right_b: np.ndarray,  # (N,) bool, model B was right on the same texts
@@ -374,7 +369,7 @@ def mcnemar(
     n, tail = a + b, sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
     return a, b, min(1.0, 2 * tail / 2**n)  # integers: exact also for thousands of texts
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #4e68b111
+# %% ../../nbs/03_finetuning/12_classification.ipynb #fb3cdeba
 def best_precision(
     device: str | torch.device = "cpu",  # cpu or cuda
 ) -> str:  # "bf16" or "fp32"
@@ -384,7 +379,7 @@ def best_precision(
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return "bf16" if found.get("avx512_bf16") or found.get("amx_bf16") else "fp32"
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #5addc958
+# %% ../../nbs/03_finetuning/12_classification.ipynb #0950b83a
 def keep_frozen_states(
     model: Classifier,  # with n_frozen of at least 1; left in the mode it was found in
     rows: Sequence[Tensor],  # N rows of ids (T_i,)
@@ -406,7 +401,7 @@ def keep_frozen_states(
                 kept[place] = state[: len(rows[place])].clone()
     return kept
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #9dd0a0e4
+# %% ../../nbs/03_finetuning/12_classification.ipynb #f3f2b7d8
 def epoch_batches(
     lengths: np.ndarray,  # (N,) tokens of each text
     batch_size: int,  # B
@@ -421,7 +416,7 @@ def epoch_batches(
 
     return lambda step: plan(step // n_batches)[step % n_batches]
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #d4c268cb
+# %% ../../nbs/03_finetuning/12_classification.ipynb #4455a499
 def fit_temperature(
     logits: np.ndarray,  # (N, K) on validation texts
     labels: np.ndarray,  # (N,)
@@ -438,7 +433,7 @@ def fit_temperature(
     found = minimize_scalar(nats, bounds=(math.log(0.05), math.log(20)), method="bounded")
     return math.exp(found.x)
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #f1de91ec
+# %% ../../nbs/03_finetuning/12_classification.ipynb #1e65f348
 def to_hf_classifier(
     model: Classifier,  # with pooling "pooler"
     id2label: dict[int, str],  # name of each class
@@ -465,10 +460,9 @@ def to_hf_classifier(
     theirs.classifier.load_state_dict(model.head.state_dict())
     return theirs.eval()
 
-
+# %% ../../nbs/03_finetuning/12_classification.ipynb #348eb105
 def load_classifier(
-    path: str
-    | Path,  # folder of a BertForSequenceClassification: config.json and model.safetensors
+    path: str | Path,  # folder with config.json and model.safetensors
     n_frozen: int = 0,  # see Classifier
 ) -> Classifier:  # in evaluation mode, fp32
     "Read a classifier that transformers or this chapter has saved."
@@ -482,7 +476,7 @@ def load_classifier(
     model.head.load_state_dict({"weight": weight, "bias": bias})
     return model.eval()
 
-
+# %% ../../nbs/03_finetuning/12_classification.ipynb #09a7a40e
 def save_classifier(
     folder: Path,  # exists and is empty
     model: Classifier,  # with pooling "pooler"

@@ -319,11 +319,9 @@ def pack_pairs(
         token_type_ids[row, len(a) + 2 : len(ids)] = 1
     return input_ids, token_type_ids
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #5114332d
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #ab1f7910
 def mlm_batch(
-    arrays: dict[
-        str, np.ndarray
-    ],  # input_ids (N, T), token_type_ids (N, T), next_sentence_label (N,)
+    arrays: dict,  # arrays input_ids, token_type_ids (N, T), next_sentence_label (N,)
     step: int,  # optimizer step, from 0
     batch_size: int,  # B
     seed: int,  # chooses the order of the pairs and, with the step, the masks

@@ -20,7 +20,7 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-# %% ../../nbs/05_product/28_quantize.ipynb #0433d52f
+# %% ../../nbs/05_product/28_quantize.ipynb #10cfc487
 def asymmetric(
     x: np.ndarray,  # any shape, finite
 ) -> tuple[np.float32, np.uint8]:  # scale above 0, zero point 0 to 255
@@ -46,7 +46,7 @@ def symmetric(
     largest = np.abs(weight).max(axis=0 if per_channel else None)
     return np.where(largest == 0, 1, largest / 127).astype(np.float32)
 
-
+# %% ../../nbs/05_product/28_quantize.ipynb #e19f14ab
 def quantize(
     x: np.ndarray,  # any shape
     scale: np.ndarray | float,  # broadcasts to x
@@ -67,7 +67,7 @@ def dequantize(
     "What the marks stand for."
     return (q.astype(np.int32) - int(zero_point)).astype(np.float32) * np.float32(scale)
 
-# %% ../../nbs/05_product/28_quantize.ipynb #b5419af0
+# %% ../../nbs/05_product/28_quantize.ipynb #29e2c242
 def int8_matmul(
     x: np.ndarray,  # (N, I) fp32 activations
     q_weight: np.ndarray,  # (I, O) int8
@@ -80,7 +80,7 @@ def int8_matmul(
     sums -= int(x_zero) * q_weight.astype(np.int32).sum(axis=0)
     return sums.astype(np.float32) * (x_scale * scale)
 
-# %% ../../nbs/05_product/28_quantize.ipynb #6bec3483
+# %% ../../nbs/05_product/28_quantize.ipynb #f40a2714
 def export_onnx(
     model: torch.nn.Module,  # takes input_ids and attention_mask, both (B, T), gives (B, K)
     path: Path,  # of the .onnx file to be written
@@ -107,7 +107,7 @@ def export_onnx(
         )
     return path
 
-
+# %% ../../nbs/05_product/28_quantize.ipynb #a01607c7
 def open_session(
     path: Path,  # an .onnx file
     n_threads: int = 1,  # threads of one inference
@@ -129,7 +129,7 @@ def session_logits(
     )
     return np.concatenate([session.run(None, feed)[0] for feed in feeds])
 
-# %% ../../nbs/05_product/28_quantize.ipynb #983719f7
+# %% ../../nbs/05_product/28_quantize.ipynb #b83e7776
 def product_nodes(
     path: Path,  # an .onnx file by export_onnx
 ) -> list[str]:  # names of the products with a constant matrix, in order of computation
@@ -139,7 +139,7 @@ def product_nodes(
     constant |= {o for node in graph.node if node.op_type == "Constant" for o in node.output}
     return [n.name for n in graph.node if n.op_type == "MatMul" and n.input[1] in constant]
 
-
+# %% ../../nbs/05_product/28_quantize.ipynb #411af6a4
 def quantize_onnx(
     source: Path,  # fp32 .onnx file
     target: Path,  # .onnx file to be written
@@ -178,7 +178,7 @@ def agreement(
         )
     return float((logits.argmax(1) == reference.argmax(1)).mean())
 
-# %% ../../nbs/05_product/28_quantize.ipynb #d455004e
+# %% ../../nbs/05_product/28_quantize.ipynb #35ea94b2
 def interleaved(
     calls: dict[str, Callable[[], object]],  # what is compared
     n_rounds: int,  # rounds that count (at least 1)

@@ -46,14 +46,19 @@ def normalised(source: str) -> str:
     return ast.dump(tree)
 
 
-def imports(source: str) -> set[str]:
-    """Dotted names of the modules that a source imports, `from a import b` giving a and a.b."""
+def imports(source: str, package: str = "") -> set[str]:
+    """Dotted names of the modules that a source imports, `from a import b` giving a and a.b.
+
+    `package` is where relative imports start: nbdev writes them into the exported modules."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            above = parts[: len(parts) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return found
 
 
@@ -64,7 +69,7 @@ def _module(root: Path, name: str) -> tuple[str, frozenset[str]] | None:
     if not path.is_file():
         return None
     source = path.read_text(encoding="utf-8")
-    return normalised(source), frozenset(imports(source))
+    return normalised(source), frozenset(imports(source, name.rpartition(".")[0]))
 
 
 def code_of(chapter: Chapter, root: Path) -> tuple[list[str], set[str]]:

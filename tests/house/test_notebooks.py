@@ -1,15 +1,14 @@
 """Every notebook of the course keeps the house rules."""
 
 import ast
-import importlib
-import inspect
+import io
 import json
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
 import yaml
-from fastcore.docments import docments
 
 from llmchain.workbench import graph
 from llmchain.workbench.contract import Chapter, read_chapters
@@ -50,7 +49,9 @@ def test_anatomy(chapter: Chapter) -> None:
     for number in (1, 2, 3):
         assert re.search(rf"ch\.exercise\({number},", text), f"exercise {number} is missing"
     for code in chapter.code:
-        assert len(code.splitlines()) <= 40, code.splitlines()[0]
+        # one class with its docments may be longer; anything that could be cut may not
+        one_class = [type(n) for n in ast.parse(code).body] == [ast.ClassDef]
+        assert len(code.splitlines()) <= (100 if one_class else 50), code[:80]
 
 
 @each_chapter
@@ -64,33 +65,36 @@ def test_imports_stand_alone(chapter: Chapter) -> None:
 
 def measured(prose: str) -> list[str]:
     """Decimals and percentages in prose outside formulas, code and links."""
-    bare = re.sub(
-        r"```.*?```|\$\$.*?\$\$|\$[^$\n]*\$|`[^`\n]*`|\]\([^)]*\)|https?://\S+|arXiv:\S+|doi:\S+",
-        " ",
-        prose,
-        flags=re.S,
-    )
-    bare = re.sub(
-        r"(§|sec\.|eq\.|section|chapter|version|Figure|Table)\s*\d+(\.\d+)*", " ", bare, flags=re.I
-    )
-    bare = re.sub(
-        r"\b[A-Za-z][\w-]*[ -]v?\d+(\.\d+){1,}\b", " ", bare
-    )  # a name with its version: CC-BY-4.0
-    return re.findall(r"\d+\.\d+|\d+\s?%|\d+\s?percent", bare)
+    code_and_math = r"```.*?```|\$\$.*?\$\$|\$[^$\n]*\$|`[^`\n]*`"
+    links = r"\]\([^)]*\)|https?://\S+|arXiv:\S+|doi:\S+"
+    places = r"(?i:§|sec\.|eq\.|section|chapter|figure|table)\s*\d+(?:\.\d+)*"
+    names = "torch|PyTorch|transformers|Python|nbdev|ONNX Runtime|Quarto|opset|version"
+    versions = rf"\b(?:(?:{names}) |[A-Za-z][\w-]*-)v?\d+(?:\.\d+)+\b"
+    for pattern in (code_and_math, links, places, versions):
+        prose = re.sub(pattern, " ", prose, flags=re.S)
+    return re.findall(r"\d+\.\d+|\d+\s?%|\d+\s?percent", prose)
 
 
 @each_chapter
 def test_figures_in_prose_are_bound_to_metrics(chapter: Chapter) -> None:
     for cell in cells(chapter.path):
         if cell["cell_type"] == "markdown":
-            assert not measured(source(cell)), f"{measured(source(cell))} in: {source(cell)[:200]}"
+            # the one exception: what the front matter declares as cost, which must be said alike
+            costs = {f"{v:g}" for c in chapter.cost.values() for v in c.values()}
+            typed = [
+                n
+                for n in measured(source(cell))
+                if not ("**Takes**" in source(cell) and n in costs)
+            ]
+            assert not typed, f"{typed} in: {source(cell)[:200]}"
     for code in chapter.code:
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "ch.say":
                 (template,) = node.args
-                assert isinstance(template, ast.Constant), "ch.say takes a literal template"
-                literal = re.sub(r"\{[^}]*\}", "", template.value)
-                assert not measured(literal), f"typed figure in ch.say: {template.value}"
+                parts = template.values if isinstance(template, ast.JoinedStr) else [template]
+                text = "".join(p.value for p in parts if isinstance(p, ast.Constant))
+                literal = re.sub(r"\{[^}]*\}", "", text)
+                assert not measured(literal), f"typed figure in ch.say: {text}"
 
 
 def test_the_check_sees_a_typed_figure() -> None:
@@ -124,23 +128,52 @@ def test_the_chain_has_an_order() -> None:
         assert all(place[m] < place[taker] for m in makers)
 
 
+def undocumented(source: str) -> list[str]:
+    """What a module's public functions and methods leave without type, comment or docstring."""
+    notes = {
+        t.start[0]
+        for t in tokenize.generate_tokens(io.StringIO(source).readline)
+        if t.type == tokenize.COMMENT
+    }
+
+    def noted(node: ast.AST) -> bool:
+        return any(line in notes for line in range(node.lineno, node.end_lineno + 1))
+
+    found = []
+    tree = ast.parse(source)
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef)]
+    methods = [m for c in classes for m in c.body if isinstance(m, ast.FunctionDef)]
+    for node in [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))] + methods:
+        if node.name.startswith("_"):
+            continue
+        if not ast.get_docstring(node):
+            found.append(f"{node.name}: no docstring")
+        if isinstance(node, ast.ClassDef):
+            continue
+        a = node.args
+        for arg in [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, [a.vararg, a.kwarg])]:
+            if arg.arg not in ("self", "cls") and not (arg.annotation and noted(arg)):
+                found.append(f"{node.name}: `{arg.arg}` has no type or no comment")
+        if node.returns is None:
+            found.append(f"{node.name}: no return type")
+        elif ast.unparse(node.returns) != "None":
+            end = node.body[0].lineno
+            if not any(line in notes for line in range(node.returns.lineno, end)):
+                found.append(f"{node.name}: the result has no comment")
+    return found
+
+
 @each_chapter
 def test_exported_functions_are_documented(chapter: Chapter) -> None:
-    if not chapter.module:
-        return
-    module = importlib.import_module(f"llmchain.{chapter.module}")
-    names = getattr(module, "__all__", [])
-    assert names, f"llmchain.{chapter.module} exports nothing"
-    for name in names:
-        thing = getattr(module, name)
-        if not (inspect.isfunction(thing) or inspect.isclass(thing)):
-            continue
-        assert thing.__doc__, f"{name} has no docstring"
-        if inspect.isfunction(thing):
-            for part, notes in docments(thing, full=True).items():
-                if part == "self":
-                    continue
-                hint = notes["anno"]
-                assert hint is not inspect.Parameter.empty, f"{name}: `{part}` has no type"
-                if not (part == "return" and hint is None):
-                    assert notes["docment"], f"{name}: `{part}` has no comment"
+    if chapter.module:
+        path = ROOT / "llmchain" / (chapter.module.replace(".", "/") + ".py")
+        assert not undocumented(path.read_text(encoding="utf-8"))
+
+
+def test_the_check_sees_what_is_undocumented() -> None:
+    good = 'def f(\n    x: int,  # a number\n) -> int:  # twice\n    "Double."\n    return 2 * x\n'
+    assert undocumented(good) == []
+    assert len(undocumented(good.replace("# a number", ""))) == 1
+    assert len(undocumented(good.replace("# twice", ""))) == 1
+    assert len(undocumented(good.replace('"Double."', "0"))) == 1
+    assert len(undocumented(good.replace(": int,", ","))) == 1
