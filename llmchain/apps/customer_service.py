@@ -310,7 +310,7 @@ def refusal_before_reading(
     latin = sum(unicodedata.name(c, "").startswith("LATIN") for c in letters)
     return "language" if latin < len(letters) / 2 else ""
 
-# %% ../../nbs/06_applications/33_customer_service.ipynb #65db3a86
+# %% ../../nbs/06_applications/33_customer_service.ipynb #e34cb414
 def encoder_hash(
     folder: Path,  # of the encoder
 ) -> str:  # SHA-256 of its weights
@@ -318,7 +318,7 @@ def encoder_hash(
     with open(Path(folder) / "model.safetensors", "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-
+# %% ../../nbs/06_applications/33_customer_service.ipynb #7c6731e7
 class Assistant:
     "Intent, answer or refusal for one text."
 

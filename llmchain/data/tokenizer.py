@@ -6,7 +6,7 @@
 __all__ = ['BPE_SPECIAL', 'WORDPIECE_SPECIAL', 'NAME_OF_BYTE', 'BPE_WORDS', 'IDEOGRAPHS', 'BERT_TABLE', 'BPE_ROLES',
            'WORDPIECE_ROLES', 'byte_alphabet', 'bpe_words', 'index_pairs', 'train_merges', 'merge_pair', 'train_bpe',
            'bpe_pieces', 'encode_bpe', 'decode_bpe', 'build_bpe', 'bert_character', 'CharacterTable', 'bert_words',
-           'word_alphabet', 'train_wordpiece', 'wordpiece_ids', 'encode_wordpiece', 'build_wordpiece', 'bare_wordpiece',
+           'word_alphabet', 'train_wordpiece', 'wordpiece_ids', 'encode_wordpiece', 'bare_wordpiece', 'build_wordpiece',
            'save_tokenizer', 'Encoder', 'load_encoder']
 
 # %% ../../nbs/01_data/04_tokenize.ipynb #bb6bcdd7
@@ -68,7 +68,7 @@ def index_pairs(
             where.setdefault(pair, set()).add(number)
     return pair_counts, where
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #79e57775
+# %% ../../nbs/01_data/04_tokenize.ipynb #7482859b
 def train_merges(
     word_counts: dict[str, int],  # word, written in symbols of the alphabet -> how often it occurs
     symbols: list[str],  # special tokens, then the alphabet; their places are the ids
@@ -90,9 +90,8 @@ def train_merges(
         count, pair = heapq.heappop(heap)
         if -count != pair_counts[pair] or not count:
             continue  # an old entry: the pair has been counted anew since
-        left, right = symbols[pair[0]], symbols[pair[1]]
-        joined = left + right.removeprefix(prefix)
-        merges.append((left, right))
+        merges.append((symbols[pair[0]], symbols[pair[1]]))
+        joined = merges[-1][0] + merges[-1][1].removeprefix(prefix)
         if joined not in id_of:
             id_of[joined] = len(symbols)
             symbols.append(joined)
@@ -301,7 +300,19 @@ def encode_wordpiece(
     "Text to ids with WordPiece."
     return [i for word in bert_words(text) if word for i in wordpiece_ids(word, vocab)]
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #31fb4cb3
+# %% ../../nbs/01_data/04_tokenize.ipynb #71015509
+def bare_wordpiece(
+    vocab: dict[str, int],  # token -> id
+) -> Tokenizer:  # with BERT's normaliser and cut, without special tokens
+    "Cleaning, cut and model of BERT's tokenizer."
+    ordered = dict(sorted(vocab.items(), key=lambda item: item[1]))
+    tokenizer = Tokenizer(models.WordPiece(ordered, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+# %% ../../nbs/01_data/04_tokenize.ipynb #ce9f695e
 def build_wordpiece(
     texts: list[str],  # documents of the training split, read twice
     vocab_size: int,  # number of tokens
@@ -331,19 +342,7 @@ def build_wordpiece(
     )
     return tokenizer
 
-
-def bare_wordpiece(
-    vocab: dict[str, int],  # token -> id
-) -> Tokenizer:  # with BERT's normaliser and cut, without special tokens
-    "Cleaning, cut and model of BERT's tokenizer."
-    ordered = dict(sorted(vocab.items(), key=lambda item: item[1]))
-    tokenizer = Tokenizer(models.WordPiece(ordered, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    return tokenizer
-
-# %% ../../nbs/01_data/04_tokenize.ipynb #31e34281
+# %% ../../nbs/01_data/04_tokenize.ipynb #52689528
 BPE_ROLES = {
     "bos_token": "<|endoftext|>",
     "eos_token": "<|endoftext|>",
@@ -379,7 +378,7 @@ def save_tokenizer(
         text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #c2d92f47
+# %% ../../nbs/01_data/04_tokenize.ipynb #1c7f907e
 class Encoder(dict):
     "Text to ids with a memory: a word is encoded when first met and looked up afterwards."
 
@@ -406,7 +405,7 @@ class Encoder(dict):
         "Token ids of one text."
         return list(chain.from_iterable(map(self.__getitem__, self.cut(text))))
 
-# %% ../../nbs/01_data/04_tokenize.ipynb #9956794c
+# %% ../../nbs/01_data/04_tokenize.ipynb #23630327
 def load_encoder(
     folder: Path | str,  # artifact tokenizer/bpe or tokenizer/wordpiece
 ) -> Encoder:  # gives the ids of the `tokenizers` library, several times faster on long texts

@@ -139,7 +139,7 @@ def first_token(
     x = block.norm_1(x[:, :1] + block.dropout(attention.out(mixed.transpose(1, 2).flatten(2))))
     return block.norm_2(x + block.dropout(block.mlp(x)))
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #69a31b2b
+# %% ../../nbs/03_finetuning/12_classification.ipynb #dd38b9a4
 class Classifier(nn.Module):
     "An encoder, a pooling and a linear head; with `pooler` it is BertForSequenceClassification."
 
@@ -171,7 +171,10 @@ class Classifier(nn.Module):
             module.requires_grad_(False)
         bert.pooler.requires_grad_(pooling == "pooler")  # a weight nobody uses must not decay
 
-    def train(self, mode: bool = True) -> "Classifier":
+    def train(
+        self,
+        mode: bool = True,  # False: evaluation
+    ) -> "Classifier":  # itself
         "Switch to training (or evaluation); frozen parts never drop anything."
         super().train(mode)
         for module in self.frozen_modules():
@@ -401,7 +404,7 @@ def keep_frozen_states(
                 kept[place] = state[: len(rows[place])].clone()
     return kept
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #f3f2b7d8
+# %% ../../nbs/03_finetuning/12_classification.ipynb #ed6968a8
 def epoch_batches(
     lengths: np.ndarray,  # (N,) tokens of each text
     batch_size: int,  # B
@@ -411,12 +414,15 @@ def epoch_batches(
     n_batches = math.ceil(len(lengths) / batch_size)
 
     @lru_cache(maxsize=2)
-    def plan(epoch: int) -> list[np.ndarray]:
+    def plan(
+        epoch: int,  # from 0
+    ) -> list[np.ndarray]:  # its batches
+        "The batches of one epoch."
         return length_batches(lengths, batch_size, np.random.default_rng([seed, epoch]))
 
     return lambda step: plan(step // n_batches)[step % n_batches]
 
-# %% ../../nbs/03_finetuning/12_classification.ipynb #4455a499
+# %% ../../nbs/03_finetuning/12_classification.ipynb #afa807e5
 def fit_temperature(
     logits: np.ndarray,  # (N, K) on validation texts
     labels: np.ndarray,  # (N,)
@@ -426,7 +432,10 @@ def fit_temperature(
 
     rows = np.arange(len(labels))
 
-    def nats(log_temperature: float) -> float:
+    def nats(
+        log_temperature: float,  # ln T
+    ) -> float:  # mean over texts
+        "Negative log-likelihood."
         probabilities = softmax(logits, math.exp(log_temperature))[rows, labels]
         return -float(np.log(np.maximum(probabilities, 1e-300)).mean())
 

@@ -319,7 +319,7 @@ def pack_pairs(
         token_type_ids[row, len(a) + 2 : len(ids)] = 1
     return input_ids, token_type_ids
 
-# %% ../../nbs/02_pretraining/07_objectives.ipynb #ab1f7910
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #bbc320f9
 def mlm_batch(
     arrays: dict,  # arrays input_ids, token_type_ids (N, T), next_sentence_label (N,)
     step: int,  # optimizer step, from 0
@@ -327,9 +327,7 @@ def mlm_batch(
     seed: int,  # chooses the order of the pairs and, with the step, the masks
     meta: dict,  # pad_token_id, mask_token_id, special_ids, vocab_size
     rate: float = 0.15,  # share of the ordinary tokens that are chosen (0 to 1)
-) -> dict[
-    str, Tensor
-]:  # input_ids token_type_ids attention_mask labels (B, T), next_sentence_label (B,)
+) -> dict[str, Tensor]:  # what `MaskedObjective` reads, (B, T), and next_sentence_label (B,)
     "Sentence pairs with masks drawn anew at each step (Liu et al. 2019, sec. 4.1)."
     rows = batch_indices(len(arrays["input_ids"]), step, batch_size, seed)
     intact = torch.from_numpy(arrays["input_ids"][rows].astype(np.int64))  # (B, T)
