@@ -186,7 +186,7 @@ def train_step(
     batch: dict,  # tensors (B, ...)
     lr: float,  # of this step
     grad_clip: float = 1.0,  # largest norm of the gradient; 0: no limit
-    **how,  # n_micro, precision, device: see backward_batch
+    **how: object,  # n_micro, precision, device: see backward_batch
 ) -> dict[str, float | None]:  # loss and its terms in nats, norm before clipping; None if skipped
     "Gradient, norm, rate, step, in this order; raises before a step that would spoil the weights."
     row = {"lr": lr, "loss": None, "grad_norm": None}
@@ -457,7 +457,7 @@ def training_steps(
     schedule: Callable[[int], float],  # learning rate of a step
     steps: Iterable[int],  # which steps to take
     seed: int = 0,  # of dropout
-    **how,  # grad_clip, n_micro, precision, device: see train_step
+    **how: object,  # grad_clip, n_micro, precision, device: see train_step
 ) -> Iterator[dict]:  # a row of the history for each step
     "The loop itself."
     for step in steps:

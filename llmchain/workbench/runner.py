@@ -249,7 +249,7 @@ class Run:
                 if time.time() - self._written > 2:  # for `llmchain status` in another terminal
                     self._written = time.time()
                     write_json(self.folder / "summary.json", self.summary())
-                time.sleep(0.05)
+                time.sleep(0.1)
             self.state = "finished"
         except KeyboardInterrupt:
             self._stop()

@@ -1,10 +1,12 @@
 """The bug museum: each planted bug must be killed by the test that claims to."""
 
+import json
 import os
 import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,27 +17,7 @@ MUTANTS = [
     for path in sorted(Path(__file__).parent.glob("mutants_*.py"))
     for mutant in runpy.run_path(str(path))["MUTANTS"]
 ]
-
-
-def run_node(root: Path, node: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "LLMCHAIN_ROOT": str(root), "OMP_NUM_THREADS": "1"}
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST", "PYTEST_ADDOPTS"):
-        environment.pop(name, None)
-    words = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        node,
-    ]
-    return subprocess.run(
-        words, cwd=root, env=environment, capture_output=True, text=True, timeout=120
-    )
+KILLERS = sorted({m.values[0]["killed_by"] for m in MUTANTS})
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +31,34 @@ def museum(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+@pytest.fixture(scope="session")
+def run_nodes(museum: Path) -> Iterator[Callable[[list[str]], dict]]:
+    """Run tests on the copy as it is now."""
+    hidden = ("PYTEST_", "LLMCHAIN_RUNS", "LLMCHAIN_CONTEXT")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+    environment |= {"OMP_NUM_THREADS": "1", "LLMCHAIN_ROOT": str(museum)}
+    server = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("museum.py")), str(museum)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=museum,
+    )  # fmt: skip
+
+    def run(nodes: list[str]) -> dict:
+        assert server.stdin and server.stdout
+        server.stdin.write(json.dumps({"nodes": nodes}) + "\n")
+        server.stdin.flush()
+        return json.loads(server.stdout.readline())
+
+    yield run
+    server.kill()
+    server.wait()
+
+
 def test_there_is_a_museum() -> None:
     assert len(MUTANTS) >= 40
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_killed(mutant: dict[str, str], museum: Path) -> None:
+def test_killed(mutant: dict[str, str], museum: Path, run_nodes: Callable) -> None:
     path = museum / (mutant["module"].replace(".", "/") + ".py")
     good = path.read_text(encoding="utf-8")
     assert good.count(mutant["old"]) == 1, (
@@ -63,29 +67,17 @@ def test_killed(mutant: dict[str, str], museum: Path) -> None:
     assert mutant["why"], "every bug is explained"
     try:
         path.write_text(good.replace(mutant["old"], mutant["new"]), encoding="utf-8")
-        done = run_node(museum, mutant["killed_by"])
+        done = run_nodes([mutant["killed_by"]])
     finally:
         path.write_text(good, encoding="utf-8")
     # 1: tests ran and failed; anything else (2 interrupted, 4 no such test, 5 none) kills nothing
-    assert done.returncode == 1, f"survived or not run: {done.stdout[-1500:]}{done.stderr[-500:]}"
+    assert done["code"] == 1, f"survived or not run ({done['code']}): {done['output']}"
 
 
-def test_the_killers_pass_without_a_bug(museum: Path) -> None:
-    nodes = sorted({m.values[0]["killed_by"] for m in MUTANTS})
-    environment = {**os.environ, "LLMCHAIN_ROOT": str(museum)}
-    words = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        *nodes,
-    ]
-    done = subprocess.run(
-        words, cwd=museum, env=environment, capture_output=True, text=True, timeout=550
+@pytest.mark.parametrize("node", KILLERS)
+def test_killer_passes_without_a_bug(node: str, run_nodes: Callable) -> None:
+    done = run_nodes([node])
+    assert done["code"] == 0, done["output"]
+    assert "skipped" not in done["output"].splitlines()[-1], (
+        "a killer that is skipped kills nothing"
     )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "skipped" not in done.stdout.splitlines()[-1], "a killer that is skipped kills nothing"
