@@ -58,18 +58,20 @@ def kind_of(
     path: str,  # relative path inside a distribution, with /
 ) -> str:  # kind of document, or "" for a file without text for us
     "What sort of document a file of a distribution holds, from its name alone."
-    p = PurePosixPath(path)
-    suffix = p.suffix.lower()
+    folders, _, name = path.rpartition("/")  # strings: a path object each would cost seconds
+    stem, dot, ending = name.rpartition(".")
+    suffix = f".{ending.lower()}" if dot and stem else ""
+    parts = folders.split("/")
     if suffix == ".py":
         return "docstring"
     if suffix in {".mo", ".po"}:
-        return "message" if CHINESE & set(p.parts) else ""
-    if p.name == "METADATA" and p.parent.name.endswith(".dist-info"):
+        return "message" if CHINESE & set(parts) else ""
+    if name == "METADATA" and folders.endswith(".dist-info"):
         return "description"
-    named = NAMED.match(p.name)
+    named = NAMED.match(name)
     if named and suffix in PROSE | {"", ".txt", ".apache", ".bsd", ".mit"}:
         return named.lastgroup
-    if "licenses" in p.parts[:-1] and ".dist-info" in path and suffix in {"", ".txt"}:
+    if "licenses" in parts and ".dist-info" in path and suffix in {"", ".txt"}:
         return "licence"
     return "docs" if suffix in PROSE else ""
 
