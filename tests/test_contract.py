@@ -179,7 +179,7 @@ def test_order_puts_makers_first(tmp_path_factory: pytest.TempPathFactory, edges
     chapters = {
         f"{i:02}_c": Chapter(
             f"{i:02}_c", Path(f"nbs/01_x/{i:02}_c.ipynb"), "", "", "",
-            tuple(f"a/a{j}" for j in sorted(n)), (f"a/a{i}",), (), {}, "", False, {}, (),
+            tuple(f"a/a{j}" for j in sorted(n)), (f"a/a{i}",), (), {}, "", False, "one", {}, (),
         )
         for i, n in needs.items()
     }  # fmt: skip

@@ -1,7 +1,6 @@
 """The runner: what is run, what is taken from the store, what a record says."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -144,7 +143,20 @@ def test_secrets_are_not_written_down(project: Project) -> None:
 
 
 def test_threads_are_part_of_the_key(project: Project) -> None:
-    project.summary("03", LLMCHAIN_THREADS="1")
+    project.put("03_aside", chapter("03_aside", makes="report/aside", extra="cores: all",
+                                    body='ch.metric("threads", ch.threads)\nch.write("report/aside", [{"n": n}])'))  # fmt: skip
+    first = project.summary("03", LLMCHAIN_THREADS="1")
+    assert first["chapters"][0]["metrics"]["threads"] == 1
     assert statuses(project.summary("03", LLMCHAIN_THREADS="1")) == {"03_aside": "cached"}
-    other = project.summary("03", LLMCHAIN_THREADS="2" if os.cpu_count() != 1 else "3")
-    assert statuses(other) == {"03_aside": "ok"}
+    other = project.summary("03", LLMCHAIN_THREADS="3")
+    assert other["chapters"][0]["metrics"]["threads"] == 3
+
+
+def test_no_core_is_promised_twice(project: Project) -> None:
+    for name in ("01_first", "03_aside"):
+        make = "corpus/raw" if name == "01_first" else "report/aside"
+        body = f'import time\nbegun = time.time()\ntime.sleep(1)\nch.write("{make}", [])\nch.metric("begun", begun)\nch.metric("ended", time.time())'
+        project.put(name, chapter(name, makes=make, body=body, extra="cores: all"))
+    both = {c["id"]: c["metrics"] for c in project.summary("01", "03", "--jobs", "2")["chapters"]}
+    a, b = sorted(both.values(), key=lambda m: m["begun"])
+    assert a["ended"] <= b["begun"], "each wants all cores, so they run one after the other"

@@ -101,6 +101,7 @@ class Chapter:
     cost: dict[str, dict[str, float]]  # profile -> {"seconds", "gigabytes"}
     key: str  # the metric that stands for the chapter in a summary, or ""
     alone: bool  # measures speed, so nothing else may run beside it
+    cores: str  # one, half or all of the cores: what it computes with and is given
     parameters: dict[str, Parameter]
     code: tuple[str, ...] = field(repr=False)  # sources of the code cells
 
@@ -234,12 +235,15 @@ def _front_matter(raw: list[str], owner: str, problems: list[str]) -> dict[str, 
     if not isinstance(declared, dict):
         problems.append(f"{owner}: front matter `chapter:` must hold fields")
         return {}
-    if unknown := set(declared) - {"needs", "makes", "data", "cost", "key", "alone"}:
+    if unknown := set(declared) - {"needs", "makes", "data", "cost", "key", "alone", "cores"}:
         problems.append(f"{owner}: front matter has unknown fields: {', '.join(sorted(unknown))}")
     fields: dict[str, Any] = {
         "key": str(declared.get("key") or ""),
         "alone": declared.get("alone", False) is True,
+        "cores": declared.get("cores", "one"),
     }
+    if fields["cores"] not in ("one", "half", "all"):
+        problems.append(f"{owner}: front matter `cores` must be one, half or all")
     for key in ("needs", "makes", "data"):
         values = declared.get(key) or []
         if not isinstance(values, list) or not all(isinstance(v, str) for v in values):

@@ -124,11 +124,18 @@ def device_class() -> str:
     return f"cpu:{platform.machine()}"
 
 
-def threads() -> int:
-    """Threads a chapter computes with: LLMCHAIN_THREADS, else the cores this process may use."""
+def cores() -> int:
+    """Cores a run may use: LLMCHAIN_THREADS, else those this process may run on."""
     given = os.environ.get("LLMCHAIN_THREADS")
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return int(given) if given else int(available or 1)
+
+
+def threads(chapter: Chapter) -> int:
+    """Threads a chapter computes with: its share of the cores, so that none is promised twice.
+
+    Two chapters with two threads each on two cores take far longer than one after the other."""
+    return {"one": 1, "half": max(1, cores() // 2), "all": cores()}[chapter.cores]
 
 
 def data_fingerprints(chapter: Chapter, parameters: dict[str, Any]) -> dict[str, str]:
@@ -166,7 +173,7 @@ def cache_key(
         "packages": _versions(frozenset(outside)),
         "python": platform.python_version_tuple()[:2],
         "device": device_class(),
-        "threads": threads(),
+        "threads": threads(chapter),
     }
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
@@ -271,7 +278,7 @@ class Run:
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "seconds": round(self.seconds or time.time() - self.started, 2),
             "device": device_class(),
-            "threads": threads(),
+            "cores": cores(),
             "certificate": mark,
             "state": self.state,
             "pid": os.getpid(),
@@ -341,7 +348,8 @@ class Run:
                 return
         running = [s for s in self.states.values() if s.status == "running"]
         alone = chapter.alone or any(s.chapter.alone for s in running)
-        if running and (alone or len(running) >= self.jobs or not self._fits(chapter, running)):
+        full = len(running) >= self.jobs or not self._fits(chapter, running)
+        if running and (alone or full):
             return
         folder = self.folder / chapter.id
         job = {
@@ -365,8 +373,8 @@ class Run:
             "LLMCHAIN_CONTEXT": str(folder / "job.json"),
             "LLMCHAIN_RUNS": str(runs_folder()),
             "LLMCHAIN_ROOT": str(self.root),
-            "LLMCHAIN_THREADS": str(threads()),
-            "OMP_NUM_THREADS": str(threads()),
+            "LLMCHAIN_THREADS": str(threads(chapter)),
+            "OMP_NUM_THREADS": str(threads(chapter)),
             "PYTHONHASHSEED": "0",
             "TOKENIZERS_PARALLELISM": "true",
             "MPLBACKEND": "agg",
@@ -407,12 +415,14 @@ class Run:
         return True
 
     def _fits(self, chapter: Chapter, running: list[State]) -> bool:
-        """Whether the stated memory of this and the running chapters is free."""
+        """Whether the cores and the stated memory of this chapter are free."""
         import psutil
 
         def need(c: Chapter) -> float:
             return c.cost.get(self.profile, {}).get("gigabytes", 1.0) * GIGABYTE
 
+        if threads(chapter) + sum(threads(s.chapter) for s in running) > cores():
+            return False
         taken = sum(need(s.chapter) for s in running)
         return taken + need(chapter) < 0.9 * psutil.virtual_memory().total
 
@@ -490,7 +500,7 @@ def environment(root: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": model,
-        "cores": threads(),
+        "cores": cores(),
         "memory_gb": round(psutil.virtual_memory().total / GIGABYTE, 1),
         "device": device_class(),
         "commit": git("rev-parse", "HEAD"),
