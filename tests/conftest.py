@@ -10,6 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+# Two workers test at a time; with two threads each they would wait for each other most of the time.
+# The runner gives the chapters it starts their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def notebook(*cells: tuple[str, str] | tuple[str, str, list[str]]) -> str:
     """A notebook of (kind, source[, tags]) cells as JSON text."""
