@@ -35,7 +35,7 @@ run: $(VENV)/.ready  ## build .venv once, then run the chain (PROFILE=smoke for 
 	@$(VENV)/bin/llmchain run --profile $(PROFILE) $(ARGS)
 
 test: $(VENV)/.ready  ## lint, drift, types, unit tests, every chapter at profile smoke, the site
-	@$(if $(TEST_DATA),LLMCHAIN_DATA=$(TEST_DATA)) $(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(if $(TEST_DATA),LLMCHAIN_DATA=$(TEST_DATA)) $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lab: $(VENV)/.ready  ## JupyterLab in nbs/
 	@$(VENV)/bin/llmchain lab

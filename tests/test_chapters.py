@@ -12,7 +12,7 @@ from llmchain.workbench.contract import read_chapters
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = list(read_chapters(ROOT))
-pytestmark = [pytest.mark.xdist_group("chain"), pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
