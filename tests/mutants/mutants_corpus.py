@@ -31,8 +31,8 @@ MUTANTS = [
     dict(
         name="catalogue_twice",
         module=MODULE,
-        old='if path.endswith(".mo") and path[:-3] + ".po" in listed:',
-        new='if path.endswith(".mo") and path + ".po" in listed:',
+        old='if path.endswith(".mo") and path[:-3] + ".po" in candidates:',
+        new='if path.endswith(".mo") and path + ".po" in candidates:',
         why="A catalogue and its compiled twin are both read: every message stands in the corpus twice.",
         killed_by=UNIT + "test_twin_catalogues_count_once",
     ),
