@@ -337,3 +337,42 @@ def test_serving_on_this_machine_only(built: tuple[Path, list[str]], tmp_path: P
         timer.cancel()
     with pytest.raises(FileNotFoundError, match="no index.html"):
         site.serve(tmp_path)
+
+
+def test_an_executed_notebook_is_shown_with_todays_prose(tmp_path: Path) -> None:
+    from fastcore.nbio import read_nb
+
+    from llmchain.workbench.site import with_todays_prose
+
+    def cell(kind: str, source: str, tags: list[str], **more: object) -> dict:
+        return {
+            "cell_type": kind,
+            "id": source[:4],
+            "metadata": {"tags": tags},
+            "source": source,
+        } | more
+
+    def write(name: str, prose: str, *code: dict) -> Path:
+        nb = {
+            "cells": [cell("markdown", prose, []), *code],
+            "metadata": {},
+            "nbformat": 4,
+            "nbformat_minor": 5,
+        }
+        (tmp_path / name).write_text(json.dumps(nb))
+        return tmp_path / name
+
+    def code(source: str, *tags: str, text: str = "") -> dict:
+        shown = [{"output_type": "stream", "name": "stdout", "text": text}] if text else []
+        return cell("code", source, list(tags), execution_count=None, outputs=shown)
+
+    ran = write(
+        "ran.ipynb", "old words",
+        code("n = 1", "parameters"), code("n = 2", "injected-parameters"), code("print(n)", text="2"),
+    )  # fmt: skip
+    now = write("now.ipynb", "new words", code("n = 1", "parameters"), code("print(n)"))
+    merged = with_todays_prose(read_nb(ran), read_nb(now)).cells
+    assert [c.source for c in merged] == ["new words", "n = 1", "n = 2", "print(n)"]
+    assert merged[-1].outputs[0]["text"] == "2"
+    other = write("other.ipynb", "new words", code("n = 1", "parameters"))
+    assert with_todays_prose(read_nb(ran), read_nb(other)).cells[0].source == "old words"

@@ -90,7 +90,7 @@ def stage(root: Path, executed: dict[str, Path] | None, out: Path) -> Path:
             if source.is_file():
                 target = out / address(path)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write_nb(prepare(source), target)
+                write_nb(prepare(source, Path(root) / path), target)
     copy_pictures(Path(root) / "nbs", out)
 
     def moved(value: Any) -> Any:
@@ -105,7 +105,27 @@ def stage(root: Path, executed: dict[str, Path] | None, out: Path) -> Path:
     return out
 
 
-def prepare(path: Path) -> Any:
+def with_todays_prose(nb: Any, source: Any) -> Any:
+    """An executed notebook with the prose of its source: editing prose runs nothing again.
+
+    If the code cells are not the same ones, the executed notebook stays as it is."""
+    ran = [c for c in nb.cells if c.cell_type == "code"]
+    injected = [c for c in ran if "injected-parameters" in (c.metadata.get("tags") or [])]
+    ran = [c for c in ran if not any(c is i for i in injected)]
+    if len(ran) != sum(c.cell_type == "code" for c in source.cells):
+        return nb
+    cells, queue = [], iter(ran)
+    for cell in source.cells:
+        cells.append(next(queue) if cell.cell_type == "code" else cell)
+        if "parameters" in (cell.metadata.get("tags") or []):
+            cells += injected
+    nb.cells = cells
+    for number, cell in enumerate(cells):
+        cell["idx_"] = number
+    return nb
+
+
+def prepare(path: Path, origin: Path | None = None) -> Any:
     "A notebook as Quarto wants it: title on top, no directives of nbdev, no metadata, an API section."
     import nbdev.processors as processors
     import yaml
@@ -114,6 +134,8 @@ def prepare(path: Path) -> Any:
 
     pure = ["populate_language", "hide_line", "filter_stream_", "rm_header_dash"]
     nb = read_nb(path)
+    if origin is not None and origin.is_file() and origin != path:
+        nb = with_todays_prose(nb, read_nb(origin))
     tags = {cell.id: cell.metadata.get("tags") or [] for cell in nb.cells}
     steps = [getattr(processors, name) for name in [*pure, "hide_"]]
     processed = NBProcessor(nb=nb, procs=steps)
