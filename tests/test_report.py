@@ -166,8 +166,10 @@ def test_results_table_in_both_languages(tmp_path: Path) -> None:
     summary = json.loads((make_run(tmp_path / "run") / "summary.json").read_text())
     english, chinese = (report.results_table(summary, lang) for lang in ("en", "zh"))
     lines = english.splitlines()
+    assert lines[-1].startswith("Run of 2026-01-01") and lines[-2] == ""
+    lines = lines[:-2]
     assert len(lines) == 6 and all(line.count("|") - line.count("\\|") == 6 for line in lines)
-    assert "<script>" not in english and "✗ broken" in lines[2] and "✗ failed" in lines[4]
+    assert "<script>" not in english and "✗ claim broken" in lines[2] and "✗ failed" in lines[4]
     assert "章节" in chinese and "失败" in chinese and "不成立" in chinese
     with pytest.raises(ValueError, match="one of: en, zh; got fr"):
         report.results_table(summary, "fr")

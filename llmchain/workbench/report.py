@@ -17,7 +17,16 @@ from typing import Any
 BOUNDS = {"at_least": "≥", "at_most": "≤", "equal": "="}
 STATUS = {"ok": "✓", "cached": "✓", "failed": "✗", "interrupted": "✗", "skipped": "–"}
 WORDS = {
-    "en": ["Chapter", "Status", "Time", "Memory", "Key result", "held", "broken", "recorded"],
+    "en": [
+        "Chapter",
+        "Status",
+        "Time",
+        "Memory",
+        "Key result",
+        "claims held",
+        "claim broken",
+        "recorded",
+    ],
     "zh": ["章节", "状态", "用时", "内存", "关键结果", "成立", "不成立", "已记录"],
 }
 STATUS_ZH = {
@@ -109,6 +118,18 @@ def results_table(summary: dict, lang: str = "en") -> str:
         ]
         cells += [memory(chapter.get("peak_rss_mb")), result]
         lines.append("| " + " | ".join(markdown_text(cell) for cell in cells) + " |")
+    text = (
+        "Run of {}, profile {}, {}, {} cores, {}."
+        if lang == "en"
+        else "运行于 {}，配置 {}，{}，{} 核，{}。"
+    )
+    facts = [str(summary.get("started", ""))[:10], summary.get("profile", "")]
+    facts += [
+        summary.get("device", ""),
+        summary.get("cores", "?"),
+        duration(summary.get("seconds")),
+    ]
+    lines += ["", markdown_text(text.format(*facts))]
     return "\n".join(lines) + "\n"
 
 
