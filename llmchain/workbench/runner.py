@@ -14,16 +14,16 @@ import platform
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import metadata
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from llmchain.workbench import catalog, graph
+from llmchain.workbench import catalog, graph, warm, worker
 from llmchain.workbench.contract import Chapter, ContractError, project_root
 from llmchain.workbench.store import Store, read_json, runs_folder, write_json
 
@@ -73,7 +73,7 @@ def _module(root: Path, name: str) -> tuple[str, frozenset[str]] | None:
 
 
 def code_of(chapter: Chapter, root: Path) -> tuple[list[str], set[str]]:
-    """What the chapter executes, normalised, and the outside packages it imports.
+    """What the chapter executes, normalised, and what it imports from outside, by dotted names.
 
     The cells but the parameters (their values are part of the key by themselves) and every module
     of ours they reach; of the workbench only the ledger, which computes results."""
@@ -87,9 +87,8 @@ def code_of(chapter: Chapter, root: Path) -> tuple[list[str], set[str]]:
         if name in seen:
             continue
         seen.add(name)
-        top = name.partition(".")[0]
-        if top != "llmchain":
-            outside.add(top)
+        if name.partition(".")[0] != "llmchain":
+            outside.add(name)
         elif not name.startswith("llmchain.workbench") or name == "llmchain.workbench.ledger":
             if found := _module(root, name):
                 parts.append(name + found[0])
@@ -170,7 +169,7 @@ def cache_key(
         "profile": profile,  # claims have bounds by profile
         "inputs": inputs,
         "data": data_fingerprints(chapter, parameters),
-        "packages": _versions(frozenset(outside)),
+        "packages": _versions(frozenset(name.partition(".")[0] for name in outside)),
         "python": platform.python_version_tuple()[:2],
         "device": device_class(),
         "threads": threads(chapter),
@@ -192,7 +191,7 @@ class State:
     error: str = ""
     key: str = ""
     started: float = 0.0
-    process: subprocess.Popen[bytes] | None = None
+    process: BaseProcess | None = None
 
     def summary(self) -> dict[str, Any]:
         """The chapter's entry in summary.json."""
@@ -236,6 +235,7 @@ class Run:
         self.seconds = 0.0
         self.state = "running"
         self._written = 0.0
+        self._server: warm.Server | None = None
         self.id = f"{time.strftime('%Y%m%dT%H%M%S')}-{profile}-{uuid.uuid4().hex[:4]}"
         self.folder = runs_folder() / self.id
         self.states = {i: State(chapters[i]) for i in selected}
@@ -346,6 +346,10 @@ class Run:
             state.record = {"inputs": inputs}
             if not self.force and self._take(state):
                 return
+        if self._server is None:
+            self._server = warm.Server(self._imports(), self.folder / "imports.txt")
+        if not self._server.ready:
+            return
         running = [s for s in self.states.values() if s.status == "running"]
         alone = chapter.alone or any(s.chapter.alone for s in running)
         full = len(running) >= self.jobs or not self._fits(chapter, running)
@@ -379,16 +383,18 @@ class Run:
             "TOKENIZERS_PARALLELISM": "true",
             "MPLBACKEND": "agg",
         }
-        with (folder / "log.txt").open("wb") as log:
-            state.process = subprocess.Popen(
-                [sys.executable, "-m", "llmchain.workbench.worker", str(folder / "job.json")],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches us alone; we stop the workers in order
-            )
+        state.process = self._server.start(worker.main, str(folder / "job.json"), environment)
         state.status, state.started = "running", time.time()
+
+    def _imports(self) -> set[str]:
+        """What the chapters of this run import; nothing that could touch a GPU before the fork."""
+        if device_class().startswith("cuda"):
+            return set()
+        found: set[str] = set()
+        for state in self.states.values():
+            if state.status == "waiting":
+                found |= code_of(state.chapter, self.root)[1]
+        return found
 
     def _inputs(self, chapter: Chapter) -> dict[str, str]:
         """Hash of each input: from this run where its maker is part of it, else the newest."""
@@ -429,25 +435,25 @@ class Run:
     def _collect(self, state: State) -> None:
         """See whether a worker has ended and how."""
         state.seconds = time.time() - state.started
-        if state.process is None or state.process.poll() is None:
+        if state.process is None or state.process.exitcode is None:
             return
         folder = self.folder / state.chapter.id
         kept = self.store.result(state.chapter.id, state.key)
         outcome = read_json(folder / "outcome.json") or {}
-        if state.process.returncode == 0 and kept is not None:
+        if state.process.exitcode == 0 and kept is not None:
             state.record = kept[1]
             state.status = "cached" if outcome.get("waited") else "ok"
             return
         inputs = state.record["inputs"]
         state.record = {"inputs": inputs, **(read_json(folder / "record.json") or {})}
         state.status = "failed"
-        state.error = outcome.get("error") or _how_it_ended(state.process.returncode)
+        state.error = outcome.get("error") or _how_it_ended(state.process.exitcode)
 
     def _stop(self) -> None:
         for state in self.states.values():
             if state.status == "running" and state.process is not None:
-                stop_tree(state.process.pid)
-                state.process.wait()
+                stop_tree(state.process.pid or 0)
+                state.process.join()
                 state.status = "interrupted"
             elif state.status == "waiting":
                 state.status, state.error = "skipped", "not run, because the run was interrupted"

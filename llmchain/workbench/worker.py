@@ -1,26 +1,24 @@
-"""One chapter in its own process: wait for its turn, execute by Papermill, keep the result.
+"""One chapter in its own process: wait for its turn, execute by Papermill, keep the result."""
 
-python -m llmchain.workbench.worker job.json
-"""
-
+import multiprocessing
 import os
 import shutil
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
+from llmchain.workbench import warm
 from llmchain.workbench.store import Store, read_json, write_json
 
 
-def watch_parent(parent: int) -> None:
+def watch_runner() -> None:
     """End this process and its kernel when the runner is gone, so that no orphan goes on writing."""
     from llmchain.workbench.runner import stop_tree
 
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    stop_tree(os.getpid())
+    if runner := multiprocessing.parent_process():
+        runner.join()
+        stop_tree(os.getpid())
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -65,11 +63,20 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def main() -> None:
+def main(path: str, environment: dict[str, str]) -> None:
     """Read the job, do it, leave outcome.json; exit code 1 with the error in it if it failed."""
-    job = read_json(Path(sys.argv[1]))
-    threading.Thread(target=watch_parent, args=[os.getppid()], daemon=True).start()
-    outcome = Path(job["folder"]) / "outcome.json"
+    job = read_json(Path(path))
+    folder = Path(job["folder"])
+    os.setsid()  # Ctrl-C reaches the runner alone, which stops the workers in order
+    os.environ.clear()
+    os.environ.update(environment)
+    os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = warm.PROVISIONER
+    with (folder / "log.txt").open("wb", buffering=0) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    warm.STANDBY.append(warm.Kernel())
+    threading.Thread(target=watch_runner, daemon=True).start()
+    outcome = folder / "outcome.json"
     try:
         write_json(outcome, work(job))
     except Exception as error:
@@ -78,7 +85,3 @@ def main() -> None:
         traceback.print_exc()
         write_json(outcome, {"error": one_line(error)})
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()
