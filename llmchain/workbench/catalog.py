@@ -4,6 +4,7 @@ Three tiers (embedded, local, hub); which one was used is printed and recorded, 
 back silently: a tier that was asked for and is not there is an error.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -197,9 +198,16 @@ def _hub(name: str, licence: str, place: dict[str, Any]) -> DataSet:
     return DataSet(name, "hub", licence, path, place["sha256"], entry=place)
 
 
+@functools.cache
+def installed() -> dict[str, str]:
+    """Version of every installed package, by name; read once, because it takes a second."""
+    found = [(d.metadata["Name"], d.version) for d in metadata.distributions()]
+    return {name: version for name, version in sorted(found, key=str) if name}
+
+
 def environment_fingerprint() -> str:
     """Hash of the names and versions of all installed packages but this one."""
-    found = {(d.metadata["Name"] or "").lower(): d.version for d in metadata.distributions()}
+    found = {name.lower(): version for name, version in installed().items()}
     found.pop("llmchain", None)
     return _digest([f"{n}=={v}" for n, v in sorted(found.items())])
 

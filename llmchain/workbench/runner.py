@@ -105,8 +105,14 @@ def _is_parameters(source: str, chapter: Chapter) -> bool:
 
 
 @functools.cache
+def _packages() -> dict[str, list[str]]:
+    """Distributions by the name that is imported; read once, because it takes a second."""
+    return dict(metadata.packages_distributions())
+
+
+@functools.cache
 def _versions(packages: frozenset[str]) -> dict[str, str]:
-    by_import = metadata.packages_distributions()
+    by_import = _packages()
     dists = {d for p in packages for d in by_import.get(p, [])}
     return {d: metadata.version(d) for d in sorted(dists)}
 
@@ -512,13 +518,7 @@ def environment(root: Path) -> dict[str, Any]:
         "commit": git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(git("status", "--porcelain")),
         "data": "local sets" if os.environ.get("LLMCHAIN_DATA") else "embedded",
-        "packages": {
-            d.metadata["Name"]: d.version
-            for d in sorted(
-                metadata.distributions(), key=lambda d: (d.metadata["Name"] or "").lower()
-            )
-            if d.metadata["Name"]
-        },
+        "packages": catalog.installed(),
     }
 
 

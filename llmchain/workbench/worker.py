@@ -51,6 +51,7 @@ def execute(source: Path, target: Path, job: dict[str, Any]) -> None:
         cwd=job["root"],
         progress_bar=False,
         log_output=False,
+        request_save_on_cell_execute=False,  # twice a cell takes longer than many a chapter's cells
         autosave_cell_every=15,
     )
 
