@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
@@ -256,7 +257,7 @@ def coverage_risk(
     wrong = np.cumsum((weights * ~right)[order])
     return answered / weights.sum(), wrong / answered
 
-
+# %% ../../nbs/06_applications/33_customer_service.ipynb #2c6728cf
 def refusal_report(
     threshold: float,  # answers are given from this confidence on
     confidence: np.ndarray,  # (N,)
@@ -334,76 +335,83 @@ class Assistant:
         self.settings, self.arrays = settings, arrays
         self.questions, self.encoder = questions, encoder
 
-    @classmethod
-    def load(
-        cls,
-        folder: Path,  # artifact model/customer_service
-        encoder: Path,  # folder of the encoder it was made with (MiniLM)
-        device: str = "cpu",  # where the encoder runs
-    ) -> "Assistant":  # ready to answer
-        "Reads a folder made by `save`; another encoder is an error."
-        folder = Path(folder)
-        settings = json.loads((folder / "assistant.json").read_text(encoding="utf-8"))
-        if (found := encoder_hash(encoder)) != settings["encoder"]:
-            wanted = settings["encoder"][:12]
-            raise ValueError(f"Assistant: made with encoder {wanted}…, this one is {found[:12]}…")
-        arrays = load_file(folder / "classifier.safetensors")
-        arrays["questions"] = np.load(folder / "questions.npy", allow_pickle=False)
-        lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
-        questions = [json.loads(line)["text"] for line in lines]
-        return cls(settings, arrays, questions, SentenceEncoder(encoder, device))
+# %% ../../nbs/06_applications/33_customer_service.ipynb #1e175054
+@patch
+def refuse(
+    self: Assistant,
+    reason: str,  # a key of REFUSALS
+    intent: str | None = None,  # best guess, if there is one
+    confidence: float = 0.0,  # of the guess
+) -> Reply:  # a refusal
+    "A refusal with the sentence the customer reads."
+    return Reply(intent, REFUSALS[reason], confidence, True, reason)
 
-    def save(
-        self,
-        folder: Path,  # empty
-    ) -> None:  # files are written
-        "Writes JSON, safetensors and npy; nothing that runs code when it is read."
-        folder = Path(folder)
-        text = json.dumps(self.settings, ensure_ascii=False, indent=1, sort_keys=True)
-        (folder / "assistant.json").write_text(text, encoding="utf-8")
-        # safetensors writes memory as it lies: a Fortran-ordered array would come back scrambled
-        kept = {n: np.ascontiguousarray(self.arrays[n]) for n in ("weights", "bias", "targets")}
-        save_file(kept, folder / "classifier.safetensors")
-        np.save(folder / "questions.npy", self.arrays["questions"], allow_pickle=False)
-        lines = [json.dumps({"text": q}, ensure_ascii=False) + "\n" for q in self.questions]
-        (folder / "questions.jsonl").write_text("".join(lines), encoding="utf-8")
 
-    def refuse(
-        self,
-        reason: str,  # a key of REFUSALS
-        intent: str | None = None,  # best guess, if there is one
-        confidence: float = 0.0,  # of the guess
-    ) -> Reply:  # a refusal
-        "A refusal with the sentence the customer reads."
-        return Reply(intent, REFUSALS[reason], confidence, True, reason)
+@patch
+def nearest_question(
+    self: Assistant,
+    vector: np.ndarray,  # (C,) unit vector of the text
+    intent: int,  # its number
+) -> str:  # a sentence that names the nearest known question
+    "Stands in for an answer where nobody has written one."
+    members = np.flatnonzero(self.arrays["targets"] == intent)
+    nearest = members[(self.arrays["questions"][members] @ vector).argmax()]
+    return f"I know a question like yours: “{self.questions[nearest]}”"
 
-    def answer(
-        self,
-        text: str,  # what the customer wrote
-    ) -> Reply:  # an answer, or a refusal with its reason
-        "Recognises the intent and answers, or refuses."
-        if not isinstance(text, str):
-            raise TypeError(f"Assistant.answer: text must be a string, got {type(text).__name__}")
-        if reason := refusal_before_reading(text, self.settings["max_characters"]):
-            return self.refuse(reason)
-        vector = self.encoder.embed([text])  # (1, C)
-        p = softmax_probabilities(vector, self.arrays["weights"], self.arrays["bias"])[
-            0
-        ]  # (K + 1,)
-        p = p[:-1]  # the last class is everything else
-        best, confidence = int(p.argmax()), float(p.max())
-        intent = self.settings["intents"][best]
-        if confidence < self.settings["threshold"]:
-            return self.refuse("unsure", intent, confidence)
-        answer = self.settings["answers"].get(intent) or self.nearest_question(vector[0], best)
-        return Reply(intent, answer, confidence, False)
+# %% ../../nbs/06_applications/33_customer_service.ipynb #2ac7ce64
+@patch
+def answer(
+    self: Assistant,
+    text: str,  # what the customer wrote
+) -> Reply:  # an answer, or a refusal with its reason
+    "Recognises the intent and answers, or refuses."
+    if not isinstance(text, str):
+        raise TypeError(f"Assistant.answer: text must be a string, got {type(text).__name__}")
+    if reason := refusal_before_reading(text, self.settings["max_characters"]):
+        return self.refuse(reason)
+    vector = self.encoder.embed([text])  # (1, C)
+    p = softmax_probabilities(vector, self.arrays["weights"], self.arrays["bias"])[0]  # (K + 1,)
+    p = p[:-1]  # the last class is everything else
+    best, confidence = int(p.argmax()), float(p.max())
+    intent = self.settings["intents"][best]
+    if confidence < self.settings["threshold"]:
+        return self.refuse("unsure", intent, confidence)
+    answer = self.settings["answers"].get(intent) or self.nearest_question(vector[0], best)
+    return Reply(intent, answer, confidence, False)
 
-    def nearest_question(
-        self,
-        vector: np.ndarray,  # (C,) unit vector of the text
-        intent: int,  # its number
-    ) -> str:  # a sentence that names the nearest known question
-        "Stands in for an answer where nobody has written one."
-        members = np.flatnonzero(self.arrays["targets"] == intent)
-        nearest = members[(self.arrays["questions"][members] @ vector).argmax()]
-        return f"I know a question like yours: “{self.questions[nearest]}”"
+# %% ../../nbs/06_applications/33_customer_service.ipynb #bc4fbcf1
+@patch
+def save(
+    self: Assistant,
+    folder: Path,  # empty
+) -> None:  # files are written
+    "Writes JSON, safetensors and npy; nothing that runs code when it is read."
+    folder = Path(folder)
+    text = json.dumps(self.settings, ensure_ascii=False, indent=1, sort_keys=True)
+    (folder / "assistant.json").write_text(text, encoding="utf-8")
+    # safetensors writes memory as it lies: a Fortran-ordered array would come back scrambled
+    kept = {n: np.ascontiguousarray(self.arrays[n]) for n in ("weights", "bias", "targets")}
+    save_file(kept, folder / "classifier.safetensors")
+    np.save(folder / "questions.npy", self.arrays["questions"], allow_pickle=False)
+    lines = [json.dumps({"text": q}, ensure_ascii=False) + "\n" for q in self.questions]
+    (folder / "questions.jsonl").write_text("".join(lines), encoding="utf-8")
+
+# %% ../../nbs/06_applications/33_customer_service.ipynb #454cd60c
+@patch(cls_method=True)
+def load(
+    cls: Assistant,
+    folder: Path,  # artifact model/customer_service
+    encoder: Path,  # folder of the encoder it was made with (MiniLM)
+    device: str = "cpu",  # where the encoder runs
+) -> Assistant:  # ready to answer
+    "Reads a folder made by `save`; another encoder is an error."
+    folder = Path(folder)
+    settings = json.loads((folder / "assistant.json").read_text(encoding="utf-8"))
+    if (found := encoder_hash(encoder)) != settings["encoder"]:
+        wanted = settings["encoder"][:12]
+        raise ValueError(f"Assistant: made with encoder {wanted}…, this one is {found[:12]}…")
+    arrays = load_file(folder / "classifier.safetensors")
+    arrays["questions"] = np.load(folder / "questions.npy", allow_pickle=False)
+    lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    questions = [json.loads(line)["text"] for line in lines]
+    return cls(settings, arrays, questions, SentenceEncoder(encoder, device))

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['POOLINGS', 'normalized', 'leaked', 'encode', 'length_batches', 'padding_share', 'collate', 'pool', 'first_token',
-           'Classifier', 'ClassificationObjective', 'predict', 'confusion_matrix', 'accuracy', 'macro_f1', 'matthews',
-           'softmax', 'reliability', 'expected_calibration_error', 'mcnemar', 'best_precision', 'keep_frozen_states',
-           'epoch_batches', 'fit_temperature', 'to_hf_classifier', 'load_classifier', 'save_classifier']
+           'Classifier', 'new_head', 'ClassificationObjective', 'predict', 'confusion_matrix', 'accuracy', 'macro_f1',
+           'matthews', 'softmax', 'reliability', 'expected_calibration_error', 'mcnemar', 'best_precision',
+           'keep_frozen_states', 'epoch_batches', 'fit_temperature', 'to_hf_classifier', 'load_classifier',
+           'save_classifier']
 
 # %% ../../nbs/03_finetuning/12_classification.ipynb #d6b8b108
 import json
@@ -162,11 +163,7 @@ class Classifier(nn.Module):
             )
         self.bert, self.pooling, self.n_frozen = bert, pooling, n_frozen
         self.dropout = nn.Dropout(bert.config.dropout)
-        with torch.random.fork_rng(devices=[]):
-            self.head = nn.Linear(bert.config.n_embd, n_classes)
-        generator = generator or torch.Generator().manual_seed(0)
-        nn.init.normal_(self.head.weight, std=0.02, generator=generator)
-        nn.init.zeros_(self.head.bias)
+        self.head = new_head(bert.config.n_embd, n_classes, generator)
         for module in self.frozen_modules():
             module.requires_grad_(False)
         bert.pooler.requires_grad_(pooling == "pooler")  # a weight nobody uses must not decay
@@ -180,6 +177,19 @@ class Classifier(nn.Module):
         for module in self.frozen_modules():
             module.eval()
         return self
+
+# %% ../../nbs/03_finetuning/12_classification.ipynb #0d4d7c67
+def new_head(
+    n_embd: int,  # C, width of a pooled text
+    n_classes: int,  # K
+    generator: torch.Generator | None = None,  # draws the weights; None: seed 0
+) -> nn.Linear:  # (B, C) -> (B, K)
+    "Weights with deviation 0.02, as in the encoder, and no bias yet (Devlin et al. 2019)."
+    with torch.random.fork_rng(devices=[]):  # the layer's own initial draw is thrown away
+        head = nn.Linear(n_embd, n_classes)
+    nn.init.normal_(head.weight, std=0.02, generator=generator or torch.Generator().manual_seed(0))
+    nn.init.zeros_(head.bias)
+    return head
 
 # %% ../../nbs/03_finetuning/12_classification.ipynb #93767e73
 @patch
@@ -249,7 +259,7 @@ class ClassificationObjective:
     ) -> dict[str, Tensor]:  # {"label": () nats}
         "Nats of all labels together."
         logits = model(**{k: v for k, v in batch.items() if k != "labels"})
-        return {"label": cross_entropy(logits.float(), batch["labels"])[0]}
+        return {"label": cross_entropy(logits, batch["labels"])[0]}
 
 # %% ../../nbs/03_finetuning/12_classification.ipynb #c7e4edc4
 def predict(

@@ -18,7 +18,14 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .gpt import Block, from_hf_weights, initialize, to_hf_weights
+from llmchain.pretrain.gpt import (
+    Block,
+    check_sizes,
+    from_hf_weights,
+    initialize,
+    new_hf_model,
+    to_hf_weights,
+)
 
 # %% ../../nbs/02_pretraining/09_bert.ipynb #4c2dffea
 @dataclass(frozen=True)
@@ -35,15 +42,9 @@ class BertConfig:
     n_type: int = 2  # segments: 0 for the first text, 1 for the second
 
     def __post_init__(self):
-        problems = []
-        if self.n_head < 1 or self.n_embd % self.n_head:
-            problems.append(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
         sizes = ("vocab_size", "block_size", "n_layer", "n_embd", "n_inner", "n_type")
-        problems += [f"{name} must be at least 1" for name in sizes if getattr(self, name) < 1]
-        if not 0 <= self.dropout < 1:
-            problems.append(f"dropout must be from 0 to under 1, got {self.dropout}")
-        if problems:
-            raise ValueError("BertConfig: " + "; ".join(problems))
+        small = [name for name in sizes if getattr(self, name) < 1]
+        check_sizes(self, [f"{name} must be at least 1" for name in small])
 
 # %% ../../nbs/02_pretraining/09_bert.ipynb #6804b3a4
 class Bert(nn.Module):
@@ -263,15 +264,10 @@ def to_hf(
     )
     whole = isinstance(model, BertPretraining)
     names = (bert_pretraining_names if whole else bert_names)(c.n_layer)
-    with torch.random.fork_rng(devices=[]):
-        theirs = (BertForPreTraining if whole else BertModel)(config)
-    theirs = theirs.to(next(model.parameters()).dtype)
     weights = to_hf_weights(model.state_dict(), names)
-    missing, unexpected = theirs.load_state_dict(weights, strict=False)
+    kind = BertForPreTraining if whole else BertModel
     tied = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
-    if unexpected or set(missing) - tied:
-        raise RuntimeError(f"to_hf: {missing} not given, {unexpected} not taken")
-    return theirs.eval()
+    return new_hf_model(kind, config, weights, tied)
 
 # %% ../../nbs/02_pretraining/09_bert.ipynb #807ebe32
 def load_bert(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GPT_TRANSPOSED', 'attention_weights', 'attention', 'causal_visibility', 'SelfAttention', 'gelu_new', 'MLP', 'Block',
-           'GPTConfig', 'initialize', 'GPT', 'to_hf_weights', 'from_hf_weights', 'gpt_names', 'bits_per_byte',
-           'unigram_log_probabilities', 'bigram_nats', 'stream_windows', 'token_nats', 'choose_precision',
-           'next_token_probabilities', 'generate']
+           'check_sizes', 'GPTConfig', 'initialize', 'GPT', 'to_hf_weights', 'from_hf_weights', 'gpt_names',
+           'new_hf_model', 'bits_per_byte', 'unigram_log_probabilities', 'bigram_nats', 'stream_windows', 'token_nats',
+           'choose_precision', 'next_token_probabilities', 'generate']
 
 # %% ../../nbs/02_pretraining/08_gpt.ipynb #52dad384
 import math
@@ -153,6 +153,21 @@ class Block(nn.Module):
         x = self.norm_1(x + self.dropout(self.attention(x, visible, causal)))
         return self.norm_2(x + self.dropout(self.mlp(x)))
 
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #77a97d6f
+def check_sizes(
+    config: object,  # sizes of a model, n_embd, n_head and dropout among them
+    others: list[str],  # what is wrong with sizes that only this model has
+) -> None:
+    "Refuse sizes that no model can have, all of them in one line."
+    problems = []
+    if config.n_head < 1 or config.n_embd % config.n_head:
+        problems.append(f"n_embd ({config.n_embd}) must be a multiple of n_head ({config.n_head})")
+    problems += others
+    if not 0 <= config.dropout < 1:
+        problems.append(f"dropout must be from 0 to under 1, got {config.dropout}")
+    if problems:
+        raise ValueError(f"{type(config).__name__}: " + "; ".join(problems))
+
 # %% ../../nbs/02_pretraining/08_gpt.ipynb #d061ab5f
 @dataclass(frozen=True)
 class GPTConfig:
@@ -166,19 +181,14 @@ class GPTConfig:
     dropout: float = 0.0  # share of activations dropped in training (0 to 1)
 
     def __post_init__(self):
-        problems = []
-        if self.n_head < 1 or self.n_embd % self.n_head:
-            problems.append(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
+        others = []
         if self.block_size < 2:
-            problems.append(
+            others.append(
                 f"block_size must be at least 2 to predict a next token, got {self.block_size}"
             )
         if min(self.vocab_size, self.n_layer, self.n_embd) < 1:
-            problems.append("vocab_size, n_layer and n_embd must be at least 1")
-        if not 0 <= self.dropout < 1:
-            problems.append(f"dropout must be from 0 to under 1, got {self.dropout}")
-        if problems:
-            raise ValueError("GPTConfig: " + "; ".join(problems))
+            others.append("vocab_size, n_layer and n_embd must be at least 1")
+        check_sizes(self, others)
 
 # %% ../../nbs/02_pretraining/08_gpt.ipynb #af26b736
 def initialize(
@@ -325,6 +335,21 @@ def from_hf(
     model.load_state_dict(weights)
     return model.eval()
 
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #d398acc0
+def new_hf_model(
+    kind: type[nn.Module],  # a class of transformers
+    config: object,  # its configuration
+    weights: dict[str, Tensor],  # by their names, all of one dtype
+    tied: set[str],  # names that need not be given: they are another tensor once more
+) -> nn.Module:  # a `kind` in evaluation mode on the CPU, weights copied
+    "A model of transformers with these weights; one too few or too many is an error."
+    with torch.random.fork_rng(devices=[]):  # its own initial draws are thrown away
+        theirs = kind(config).to(next(iter(weights.values())).dtype)
+    missing, unexpected = theirs.load_state_dict(weights, strict=False)
+    if unexpected or set(missing) - tied:
+        raise RuntimeError(f"{kind.__name__}: {missing} not given, {unexpected} not taken")
+    return theirs.eval()
+
 # %% ../../nbs/02_pretraining/08_gpt.ipynb #18b5721b
 @patch
 def to_hf(
@@ -349,13 +374,8 @@ def to_hf(
         eos_token_id=eos_token_id,
         use_cache=True,
     )
-    with torch.random.fork_rng(devices=[]):
-        theirs = GPT2LMHeadModel(config).to(self.norm.weight.dtype)
     weights = to_hf_weights(self.state_dict(), gpt_names(c.n_layer), GPT_TRANSPOSED)
-    missing, unexpected = theirs.load_state_dict(weights, strict=False)
-    if unexpected or set(missing) - {"lm_head.weight"}:  # the head is the embedding
-        raise RuntimeError(f"GPT.to_hf: {missing} not given, {unexpected} not taken")
-    return theirs.eval()
+    return new_hf_model(GPT2LMHeadModel, config, weights, {"lm_head.weight"})
 
 # %% ../../nbs/02_pretraining/08_gpt.ipynb #118ce852
 def bits_per_byte(

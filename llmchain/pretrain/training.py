@@ -7,7 +7,7 @@ __all__ = ['Objective', 'split_batch', 'to_device', 'mixed_precision', 'backward
            'make_optimizer', 'warmup_cosine', 'train_step', 'step_randomness', 'modes_kept', 'evaluate_mean',
            'model_tensors', 'optimizer_tensors', 'sha256', 'sync', 'save_checkpoint', 'checkpoint_fault',
            'newest_checkpoint', 'load_checkpoint', 'check_resumable', 'begin_or_resume', 'n_tokens', 'training_steps',
-           'naming_last_checkpoint', 'is_due', 'record', 'check_settings', 'train']
+           'naming_last_checkpoint', 'is_due', 'record', 'evaluated', 'follow_steps', 'check_settings', 'train']
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #37c8bcfa
 import hashlib
@@ -509,6 +509,43 @@ def record(
     state["tokens"] += row["tokens"]
     state["skipped"] += row["loss"] is None
 
+# %% ../../nbs/02_pretraining/10_training.ipynb #9cd5dda1
+def evaluated(
+    rows: Iterator[dict],  # of the history, each made by taking its step
+    model: nn.Module,  # the one that takes the steps
+    evaluate: Callable[[nn.Module], dict[str, float]] | None,  # measures; None: nothing is added
+    every: int,  # steps between evaluations; 0: only one, at the end
+    n_steps: int,  # steps of the whole run
+    seed: int = 0,  # of dropout
+    device: str | torch.device = "cpu",  # where the model lives
+) -> Iterator[dict]:  # the same rows; those that are due hold the numbers of `evaluate` too
+    "Evaluate after the steps that are due."
+    for row in rows:
+        if evaluate and is_due(row["step"] + 1, every, n_steps):
+            with step_randomness(seed, row["step"], device):
+                row |= {k: float(v) for k, v in evaluate(model.eval()).items()}
+        yield row
+
+# %% ../../nbs/02_pretraining/10_training.ipynb #255e7424
+def follow_steps(
+    rows: Iterator[dict],  # of the history, each made by taking its step
+    model: nn.Module,  # whose weights are saved
+    optimizer: torch.optim.Optimizer,  # whose moments are saved
+    state: dict,  # is changed
+    n_steps: int,  # steps of the whole run
+    folder: Path | None,  # where checkpoints go; None: none are written
+    every: int,  # steps between checkpoints; 0: only one, at the end
+    on_step: Callable[[int, dict], None] | None,  # sees each step and its row
+) -> None:
+    "Book every step, show it, and save when it is time."
+    with modes_kept(model), naming_last_checkpoint(folder):
+        for row in rows:
+            record(state, row)
+            if on_step:
+                on_step(row["step"], row)
+            if folder and is_due(state["step"], every, n_steps):
+                save_checkpoint(folder, model, optimizer, state)
+
 # %% ../../nbs/02_pretraining/10_training.ipynb #8540054c
 def check_settings(
     n_steps: int,  # at least 1
@@ -564,16 +601,7 @@ def train(
     rows = training_steps(
         model, optimizer, objective, batches, schedule, steps, seed, device=device, **how
     )
-    with modes_kept(model), naming_last_checkpoint(folder):
-        for row in rows:
-            step = row["step"]
-            if evaluate and is_due(step + 1, eval_every, n_steps):
-                with step_randomness(seed, step, device):
-                    row |= {k: float(v) for k, v in evaluate(model.eval()).items()}
-            record(state, row)
-            if on_step:
-                on_step(step, row)
-            if folder and is_due(step + 1, checkpoint_every, n_steps):
-                save_checkpoint(folder, model, optimizer, state)
+    rows = evaluated(rows, model, evaluate, eval_every, n_steps, seed, device)
+    follow_steps(rows, model, optimizer, state, n_steps, folder, checkpoint_every, on_step)
     result = {k: state[k] for k in ("history", "seconds", "tokens", "skipped")}
     return result | {"resumed_from": resumed_from}

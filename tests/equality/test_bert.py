@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from side_by_side import bert_config, gap_after_a_step, gradient_gap, loud, padding_mask
 from torch.testing import assert_close
-from transformers import BertConfig as HFConfig
 from transformers import BertForPreTraining, BertModel
 
 from llmchain.pretrain.bert import (
@@ -17,42 +17,20 @@ from llmchain.pretrain.bert import (
     load_bert,
     to_hf,
 )
-from llmchain.pretrain.gpt import to_hf_weights
 
 SIZES = [(1, 1, 8, 16, 11, 6), (2, 4, 32, 128, 97, 24), (3, 2, 48, 60, 211, 16)]
 PADDINGS = ["none", "right", "left"]
 
 
-def make_reference(n_layer, n_head, n_embd, n_inner, vocab_size, block_size, kind=None, **more):
-    "A BERT of transformers with weights large enough that nothing hides in their smallness."
-    config = HFConfig(
-        num_hidden_layers=n_layer,
-        num_attention_heads=n_head,
-        hidden_size=n_embd,
-        intermediate_size=n_inner,
-        vocab_size=vocab_size,
-        max_position_embeddings=block_size,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        **more,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        reference = (kind or BertForPreTraining)(config).double()
-        for parameter in reference.parameters():
-            parameter.data += 0.1 * torch.randn_like(parameter)
-    return reference.eval()
+def make_reference(*sizes, kind=BertForPreTraining, **more):
+    return loud(kind, bert_config(*sizes, **more))
 
 
 def make_batch(vocab_size, block_size, padding):
     "Three pairs of texts with labels at some places, padded on the side asked for."
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(1, vocab_size, (3, block_size), generator=generator)
-    mask = torch.ones_like(ids)
-    if padding != "none":
-        for row, n_pad in enumerate((0, 1, block_size // 2)):
-            where = slice(block_size - n_pad, None) if padding == "right" else slice(0, n_pad)
-            mask[row, where] = 0
+    mask = padding_mask(block_size, padding)
     types = (torch.arange(block_size) >= block_size // 2).long().expand_as(ids).contiguous()
     chosen = (torch.rand(ids.shape, generator=generator) < 0.4) & mask.bool()
     labels = torch.where(chosen, (ids * 7) % vocab_size, -100)
@@ -118,22 +96,7 @@ def test_loss_and_every_gradient(sizes, padding):
     assert abs(our_loss.item() / their_loss.item() - 1) <= 1e-9
     our_loss.backward()
     their_loss.backward()
-    names = bert_pretraining_names(sizes[0])
-    gradients = {name: p.grad for name, p in ours.named_parameters()}
-    assert set(gradients) == set(names)  # no parameter of ours is left out
-    gradients = to_hf_weights(gradients, names)
-    theirs = {name: p.grad for name, p in reference.named_parameters()}
-    assert set(gradients) == set(theirs)  # and none of theirs
-    largest = max(g.abs().max().item() for g in theirs.values())
-    worst = 0.0
-    for name, gradient in theirs.items():
-        gap = (gradients[name] - gradient).norm().item()
-        if gradient.norm() > 1e-9 * largest:  # a key's bias has gradient 0: softmax ignores shifts
-            worst = max(worst, gap / gradient.norm().item())
-        else:
-            assert gap <= 1e-12 * largest, name
-    print(f"max relative |Δgradient| = {worst:.1e}")
-    assert worst <= 1e-9
+    assert gradient_gap(ours, reference, bert_pretraining_names(sizes[0])) <= 1e-9
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -155,15 +118,8 @@ def test_loss_is_that_of_transformers(sizes):
 @pytest.mark.parametrize("sizes", SIZES)
 def test_one_adamw_step(sizes):
     ours, reference, our_logits, their_logits, labels = both(sizes, "left")
-    for model, logits in ((ours, our_logits), (reference, their_logits)):
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-3)
-        shared_loss(*logits, *labels).backward()
-        optimizer.step()
-    stepped = to_hf_weights(ours.state_dict(), bert_pretraining_names(sizes[0]))
-    theirs = reference.state_dict()
-    gap = max((stepped[name] - theirs[name]).abs().max().item() for name in stepped)
-    print(f"max |Δweight| after a step = {gap:.1e}")
-    assert gap <= 1e-10
+    losses = shared_loss(*our_logits, *labels), shared_loss(*their_logits, *labels)
+    assert gap_after_a_step(ours, reference, *losses, bert_pretraining_names(sizes[0])) <= 1e-10
 
 
 @pytest.mark.parametrize("kind", [BertForPreTraining, BertModel])

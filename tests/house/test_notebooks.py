@@ -49,9 +49,7 @@ def test_anatomy(chapter: Chapter) -> None:
     for number in (1, 2, 3):
         assert re.search(rf"ch\.exercise\({number},", text), f"exercise {number} is missing"
     for code in chapter.code:
-        # one class with its docments may be longer; anything that could be cut may not
-        one_class = [type(n) for n in ast.parse(code).body] == [ast.ClassDef]
-        assert len(code.splitlines()) <= (100 if one_class else 50), code[:80]
+        assert len(code.splitlines()) <= 40, f"a cell of over 40 lines: {code[:80]}"
 
 
 @each_chapter
