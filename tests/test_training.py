@@ -803,3 +803,61 @@ def test_nothing_warns(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(toy(), checkpoint_dir=tmp_path, checkpoint_every=4)
+
+
+# ---------------------------------------------------------------- Muon
+
+
+def test_orthogonalize_works_on_the_smaller_square(monkeypatch) -> None:
+    sides = []
+    addmm = torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda a, b, c, **kw: sides.append(len(b)) or addmm(a, b, c, **kw))  # fmt: skip
+    wide = torch.randn(5, 90, generator=torch.Generator().manual_seed(0))
+    tall = training.orthogonalize(wide.mT)
+    assert torch.equal(tall, training.orthogonalize(wide).mT) and tall.shape == (90, 5)
+    assert set(sides) == {5}
+
+
+@pytest.mark.parametrize("n_rounds, low", [(5, 0.6), (12, 0.6)])
+def test_orthogonalize_keeps_directions_and_levels_values(n_rounds: int, low: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    u, _, v = torch.linalg.svd(torch.randn(20, 12, generator=generator).double(), full_matrices=False)  # fmt: skip
+    found = training.orthogonalize(u @ torch.diag(torch.logspace(0, -1.5, 12).double()) @ v, n_rounds)  # fmt: skip
+    values = u.mT @ found @ v.mT
+    assert (values - values.diagonal().diag()).abs().max() < 1e-12
+    assert low < float(values.diagonal().min()) and float(values.diagonal().max()) < 1.3
+    assert torch.equal(training.orthogonalize(torch.zeros(3, 2)), torch.zeros(3, 2)), "no NaN at zero"  # fmt: skip
+
+
+def test_muon_moves_inner_matrices_only() -> None:
+    model = toy()
+    assert training.inner_matrices(model) == [model.mid.weight], "the head is the embedding"
+    groups = parameter_groups(model, 0.1, muon=2.0)
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+    assert [bool(g.get("muon")) for g in groups] == [True, False, False]
+    assert parameter_groups(model, 0.1, muon=0.0)[0].get("muon") is None
+    model.mid.weight.requires_grad_(False)
+    assert training.inner_matrices(model) == []
+
+
+def test_muon_has_its_own_rate() -> None:
+    "Its step has a size that the gradient does not set: the rate times the root of the rank, nearly."
+    moved = []
+    for factor in (1.0, 3.0):
+        model = toy(0.0)
+        before = model.mid.weight.detach().clone()
+        train_step(model, make_optimizer(model, 0.0, (0.9, 0.95), factor), NextToken(), batches(0), lr=1e-3)  # fmt: skip
+        moved.append(float((model.mid.weight - before).norm()))
+    assert moved[1] == pytest.approx(3 * moved[0], rel=1e-3)
+    assert 0.2e-3 * C**0.5 < moved[0] < 1.3e-3 * C**0.5
+
+
+def test_muon_resumes_bit_for_bit(tmp_path) -> None:
+    whole = toy()
+    run(whole, muon=2.0)
+    interrupted(tmp_path, muon=2.0)
+    again = toy()
+    assert run(again, muon=2.0, checkpoint_dir=tmp_path, checkpoint_every=2)["resumed_from"] == 6
+    assert same(bits(whole), bits(again))
+    with pytest.raises(ValueError, match=r"muon was 2.0, is 0.0"):
+        run(toy(), muon=0.0, checkpoint_dir=tmp_path, checkpoint_every=2)

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, get_cosine_schedule_with_warmup
 
-from llmchain.pretrain.training import adamw_update, evaluate_mean, train, warmup_cosine
+from llmchain.pretrain.training import (
+    adamw_update,
+    evaluate_mean,
+    make_optimizer,
+    muon_update,
+    train,
+    warmup_cosine,
+)
 
 N_STEPS, DECAY, BETAS, CLIP = 8, 0.1, (0.9, 0.95), 0.5
 
@@ -155,3 +162,52 @@ def test_our_update_is_that_of_torch(decay):
         optimizer.step()
         weight, moments = adamw_update(weight, gradient, moments, step, 0.02, BETAS, decay)
         assert float((weight - theirs.detach()).abs().max()) <= 1e-13
+
+
+@pytest.fixture
+def unrounded(monkeypatch):
+    "torch's Muon computes in bfloat16; without the rounding it must be ours."
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.clone())
+
+
+@pytest.mark.parametrize("n_rounds", [2, 5])
+@pytest.mark.parametrize("shape", [(24, 24), (40, 24), (24, 40), (1, 7)])
+def test_muon_is_torchs(unrounded, shape, n_rounds):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator, dtype=torch.float64)
+    theirs = nn.Parameter(weight.clone())
+    optimizer = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, ns_steps=n_rounds)
+    mean = torch.zeros_like(weight)
+    for _ in range(N_STEPS):
+        theirs.grad = torch.randn(shape, generator=generator, dtype=torch.float64)
+        optimizer.step()
+        muon_update(weight, theirs.grad, mean, 0.02, weight_decay=0.1, n_rounds=n_rounds)
+    print(f"max |Δweight| = {float((weight - theirs.detach()).abs().max()):.1e}")
+    assert (weight - theirs.detach()).abs().max() <= 1e-10
+
+
+def test_a_step_of_both_kinds_is_torchs_two(unrounded):
+    "Muon for the inner matrices, AdamW for the rest, each at its own rate."
+    pair = [nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 4), nn.LayerNorm(4)).double() for _ in "ab"]  # fmt: skip
+    pair[1].load_state_dict(pair[0].state_dict())
+    ours = make_optimizer(pair[0], 0.1, BETAS, muon=2.0)
+    inner = pair[1][1].weight
+    rest = [p for p in pair[1].parameters() if p is not inner]
+    theirs = [
+        torch.optim.Muon([inner], lr=0.02, weight_decay=0.1, ns_steps=2),
+        torch.optim.AdamW([{"params": [p for p in rest if p.ndim == 2], "weight_decay": 0.1},
+                           {"params": [p for p in rest if p.ndim == 1], "weight_decay": 0.0}],
+                          lr=0.01, betas=BETAS),
+    ]  # fmt: skip
+    for step in range(N_STEPS):
+        ids = torch.randint(9, (5,), generator=torch.Generator().manual_seed(step))
+        for net in pair:
+            net.zero_grad()
+            (net(ids) ** 3).sum().backward()
+        for group in ours.param_groups:
+            group["lr"] = 0.01 * group.get("rate", 1.0)
+        for optimizer in (ours, *theirs):
+            optimizer.step()
+    found = gap(*pair)
+    print(f"max |Δweight| = {found:.1e}")
+    assert found <= 1e-10
