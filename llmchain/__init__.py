@@ -2,14 +2,16 @@
 
 Modules:
 
-- `llmchain.workbench.apidoc`: The exported functions and classes of a chapter as Markdown, read from its cells.
+- `llmchain.workbench.apidoc`: API pages as Markdown, read from the source of a module.
 - `llmchain.workbench.catalog`: The data catalogue: where each set or weight comes from, its licence, and its hash.
+- `llmchain.workbench.checks`: What fails the build of the site: figures that are not those of the run, and dead links.
 - `llmchain.workbench.contract`: What a notebook declares: its place in the chain, its parameters, and the rules for their values.
 - `llmchain.workbench.diagram`: Mermaid flowcharts as static SVG, so that a page needs neither a browser nor a request.
 - `llmchain.workbench.outputs`: What a reader sees of the outputs of a cell.
-- `llmchain.workbench.report`: The report of a run: one page that carries its curves, figures, samples and claims with it.
+- `llmchain.workbench.report`: The report of a run, and of the difference of two: pages that carry all they show with them.
 - `llmchain.workbench.runner`: Runs chapters through Papermill in worker processes, in the order of their artifacts.
 - `llmchain.workbench.site`: The built-in preview of the site: the staged notebooks as pages, without Quarto.
-- `llmchain.workbench.store`: Artifacts by name and content: written aside, hashed, then renamed into place."""
+- `llmchain.workbench.store`: Artifacts by name and content: written aside, hashed, then renamed into place.
+- `llmchain.workbench.warm`: Kernels that start warm: forked from a server that has imported what the chapters import."""
 
 __version__ = "0.1.0"

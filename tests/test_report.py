@@ -12,6 +12,22 @@ from small_site import png
 from llmchain.workbench import report
 
 EVIL = "<script>alert(1)</script>"
+DIFF = {
+    "runs": ["r1", f"r2{EVIL}"],
+    "run": {"profile": ["smoke", "cpu"]},
+    "environment": {"commit": ["ab" * 20, None]},
+    "packages": {"torch": ["2.13.0", "2.14.0"]},
+    "only": [["05_augment"], []],
+    "chapters": {
+        "08_gpt": {
+            "code": "unknown",
+            "parameters": {"lr": [0.001, 0.003], "prompt": [EVIL, True]},
+            "metrics": {"val_loss": [4.0, 3.8], "from_zero": [0.0, 2.0], "lost": [math.nan, 1]},
+            "outputs": {"model/gpt": ["ab" * 32, "cd" * 32]},
+        },
+        "39_errata": {"code": "changed"},
+    },
+}
 
 
 def make_run(folder: Path) -> Path:
@@ -86,7 +102,7 @@ def test_the_file_needs_nothing_else(page: html.HtmlElement) -> None:
     loaded = [v for e, a, v, _ in page.iterlinks() if not (e.tag == "a" and a == "href")]
     assert loaded and all(value.startswith("data:") for value in loaded)
     style = "".join(page.xpath("//style/text()"))
-    assert "prefers-color-scheme: dark" in style and "url(" not in style
+    assert "light-dark(" in style and "url(" not in style
 
 
 def test_links_lead_somewhere(tmp_path: Path) -> None:
@@ -125,12 +141,8 @@ def test_curves_share_a_chart_and_are_described(page: html.HtmlElement) -> None:
     assert len(charts) == 2, "a curve without a finite point draws nothing"
     title = charts[0].xpath("string(*[local-name()='title'])")
     assert title == "loss, 0 to 995 steps: train from 10 to 2.29; val from 10.3 to 2.78"
-    assert [t for t in charts[0].itertext() if t in ("train", "val", "step", "loss")] == [
-        "step",
-        "loss",
-        "train",
-        "val",
-    ]
+    told = [t for t in charts[0].itertext() if t in ("train", "val", "step", "loss")]
+    assert told == ["step", "loss", "train", "val"]
     drawn = re.findall(r"[\d.]+ [\d.]+", charts[0].xpath("*[@class='line line-0']/@d")[0])
     assert len(drawn) == 201 and all(0 <= float(v) <= 440 for p in drawn for v in p.split())
 
@@ -166,13 +178,31 @@ def test_results_table_in_both_languages(tmp_path: Path) -> None:
     summary = json.loads((make_run(tmp_path / "run") / "summary.json").read_text())
     english, chinese = (report.results_table(summary, lang) for lang in ("en", "zh"))
     lines = english.splitlines()
-    assert lines[-1].startswith("Run of 2026-01-01") and lines[-2] == ""
-    lines = lines[:-2]
+    assert re.fullmatch("<!-- run 20260101T000000-smoke-ab12, seal [0-9a-f]{16} -->", lines[-1])
+    assert lines[-3].startswith("Run of 2026-01-01") and lines[-2] == lines[-4] == ""
+    lines = lines[:-4]
     assert len(lines) == 6 and all(line.count("|") - line.count("\\|") == 6 for line in lines)
     assert "<script>" not in english and "✗ claim broken" in lines[2] and "✗ failed" in lines[4]
     assert "章节" in chinese and "失败" in chinese and "不成立" in chinese
     with pytest.raises(ValueError, match="one of: en, zh; got fr"):
         report.results_table(summary, "fr")
+
+
+def test_two_runs_side_by_side() -> None:
+    page = html.document_fromstring(report.comparison_page(DIFF))
+    assert page.xpath("//script") == [] and EVIL in page.text_content()
+    rows = {
+        r.xpath("string(th)"): [" ".join(c.text_content().split()) for c in r.xpath("td")]
+        for r in page.xpath("//section[@aria-labelledby='08_gpt']//tbody/tr")
+    }
+    assert rows["val_loss"] == ["4", "3.8", "-5.0%"] and rows["from_zero"][2] == "–"
+    assert rows["model/gpt"] == ["ab" * 6, "cd" * 6] and rows["prompt"] == [EVIL, "True", "–"]
+    assert rows["lost"] == ["nan", "1", "–"]
+    text = " ".join(page.text_content().split())
+    assert "05_augment: only in r1" in text and "Here the code differs" in text
+    assert "2.14.0" in text and "do not differ" not in text
+    nothing = {"runs": ["a", "b"], "run": {}, "environment": {}, "packages": {}, "only": [[], []]}
+    assert "The two runs do not differ" in report.comparison_page(nothing | {"chapters": {}})
 
 
 def test_key_result_prefers_the_key_metric() -> None:

@@ -35,7 +35,8 @@ def test_a_clean_project_has_no_problems(built: tuple[Path, list[str]]) -> None:
     folder, problems = built
     assert problems == []
     names = {p.relative_to(folder).as_posix() for p in folder.rglob("*.html")}
-    assert names == {"index.html", "01_data/deduplicate.html", "01_data/tokenize.html"}
+    chapters = {"index.html", "01_data/deduplicate.html", "01_data/tokenize.html"}
+    assert names == chapters | {"api/data/dedup.html"}, "an API page for what chapters export only"
 
 
 def test_page_has_its_frame(page: html.HtmlElement) -> None:
@@ -47,17 +48,28 @@ def test_page_has_its_frame(page: html.HtmlElement) -> None:
     assert page.xpath("//a[@rel='next']/@href") == ["../01_data/tokenize.html"]
     assert page.xpath("//aside//a/@href")[:2] == ["#two-documents-as-sets", "#shingles"]
     assert page.xpath("//nav[@aria-label='Chapters']//p/text()") == ["Data"]
+    assert page.xpath("//nav[@aria-label='Chapters']//summary/text()") == ["API"]
+
+
+def test_the_footer_holds_the_certificate(built: tuple[Path, list[str]], tmp_path: Path) -> None:
+    for path in built[0].rglob("*.html"):
+        (footer,) = html.document_fromstring(path.read_text()).xpath("//footer")
+        assert "ab" * 32 in footer.text_content() and "llmchain verify r1" in footer.text_content()
+    site.build(project(tmp_path), "_site")
+    assert "no run was made" in (tmp_path / "_site/index.html").read_text()
 
 
 def test_links_between_notebooks_become_links_between_pages(page: html.HtmlElement) -> None:
     links = page.xpath("//main/p/a/@href")
-    assert links == ["../index.html", "tokenize.html#bytes-first", "#api-shingles", "#api-shingles"]
+    assert links[:3] == ["../index.html", "tokenize.html#bytes-first", "#exported-functions"]
+    assert links[3:] == ["../api/data/dedup.html", "../api/data/dedup.html#shingles"]
 
 
 def test_formulas_code_and_chinese(page: html.HtmlElement) -> None:
-    assert page.xpath("//math") and "\\cap" in page.xpath("string(//annotation)")
+    assert "\\cap" in page.xpath("string(//math[@display='inline']//annotation)")
+    assert page.xpath("//math[@display='block']/parent::span[@aria-label='Formula']")
     assert page.xpath("//span[@lang='zh']/text()") == ["去重"]
-    assert page.xpath("//details/summary/text()") == ["Imports", "What is checked"]
+    assert page.xpath("//main//summary/text()") == ["Imports", "What is checked"]
     shown_code = "".join(page.xpath("//main//pre//text()"))
     assert (
         "#|" not in shown_code and "default_exp" not in shown_code and "import zlib" in shown_code
@@ -69,19 +81,22 @@ def test_outputs_show_and_do_nothing(page: html.HtmlElement, built: tuple[Path, 
     text = page.text_content()
     assert "red\nnew <i>" in text and "old" not in text, "colours and rewritten lines are gone"
     assert "docs:" not in text, "progress bars are gone"
-    assert "<script>bad()</script> went" in text and page.xpath("//strong[text()='12']")
+    assert "<script>bad()</script>" in text and page.xpath("//strong[text()='1,234']")
     assert not [s for s in page.xpath("//main//script")]
     for element in page.iter():
         if isinstance(element.tag, str):
             assert not [a for a in element.attrib if a.startswith("on")]
             assert not re.match(r"\s*java", element.get("href", ""))
     picture = page.xpath("//main//img")
-    assert [p.get("alt") for p in picture] == ["a grey field"]
+    assert [p.get("alt") for p in picture] == ["a grey field", "another"]
     assert (built[0] / "01_data" / picture[0].get("src")).is_file()
 
 
-def test_functions_are_documented_from_their_docments(page: html.HtmlElement) -> None:
-    table = page.xpath("//h3[@id='api-shingles']/following::table[1]")[0]
+def test_functions_are_documented_from_their_docments(built: tuple[Path, list[str]]) -> None:
+    page = html.document_fromstring((built[0] / "api/data/dedup.html").read_text())
+    assert page.xpath("//main/h1/text()") == ["data.dedup"]
+    assert page.xpath("//main/p[@class='lead']/text()") == ["Find near-identical documents"]
+    table = page.xpath("//h2[@id='shingles']/following::table[1]")[0]
     rows = [[" ".join(c.text_content().split()) for c in r] for r in table.xpath(".//tr")]
     assert rows == [
         ["Name", "Type", "Default", "Meaning"],
@@ -89,7 +104,7 @@ def test_functions_are_documented_from_their_docments(page: html.HtmlElement) ->
         ["n", "int | None", "5", "characters in one shingle | at least 1"],
         ["result", "set[int]", "", "CRC-32 of every shingle"],
     ]
-    call = page.xpath("string(//h3[@id='api-shingles']/following::pre[1])")
+    call = page.xpath("string(//h2[@id='shingles']/following::pre[1])")
     assert call == "shingles(text: str, n: int | None = 5) -> set[int]"
 
 
@@ -112,19 +127,29 @@ def call(
     "Do it."
 def keyword(*, k: int = 2): ...
 """
-    config, call, keyword = apidoc.symbols(source)
+    config, call, keyword = apidoc.symbols(source).values()
     assert "| `n` | `int` |  | how many |" in config
-    assert "- `copy(deep: bool = False) -> 'Config'` Another." in config
+    assert "- `copy(deep: bool = False) -> 'Config'`: Another." in config
     assert "call(a, /, *rest: int, key: str = '|', **options) -> None" in call
     assert "| `*rest` | `int` |  | more |" in call and "| `**options` |" in call
     assert "*result*" not in call and "keyword(*, k: int = 2)" in keyword
+    assert "Meaning" not in keyword, "a table that says nothing is left out"
+
+
+def test_workbench_modules_are_described_if_a_chapter_imports_them(tmp_path: Path) -> None:
+    root = project(tmp_path)
+    (root / "llmchain/workbench").mkdir()
+    for name in ("ledger", "cli"):
+        (root / f"llmchain/workbench/{name}.py").write_text('"Pairs."\ndef paired(): "Gain."\n')
+    write(root / "nbs/01_data/05_x.ipynb", [code("from llmchain.workbench.ledger import paired")])
+    assert list(apidoc.pages(root)) == ["data.dedup", "workbench.ledger"]
 
 
 def test_a_chapter_that_was_not_run_says_so(built: tuple[Path, list[str]]) -> None:
     bare = (built[0] / "01_data/tokenize.html").read_text()
     assert "Shown from its source" in bare and "print" in bare
     assert "Shown from its source" not in (built[0] / "index.html").read_text()
-    assert "outputs of run r1" in (built[0] / "01_data/deduplicate.html").read_text()
+    assert "Shown from its source" not in (built[0] / "01_data/deduplicate.html").read_text()
 
 
 def test_no_page_asks_for_anything_outside(built: tuple[Path, list[str]]) -> None:
@@ -140,23 +165,35 @@ def test_no_page_asks_for_anything_outside(built: tuple[Path, list[str]]) -> Non
     )
 
 
-def test_the_search_index_holds_every_section(built: tuple[Path, list[str]]) -> None:
+def test_the_search_index_is_made_at_build_time(built: tuple[Path, list[str]]) -> None:
     text = (built[0] / "search.js").read_text()
     index = json.loads(text.removeprefix("window.searchIndex=").rstrip(";\n"))
-    found = {entry["u"]: entry for entry in index}
-    assert "斑马" in found["01_data/tokenize.html#bytes-first"]["x"]
-    assert found["01_data/deduplicate.html"]["t"] == "Deduplication"
-    assert "01_data/deduplicate.html#api-shingles" in found
+    at = {url: (i, title, text) for i, (url, title, _, text) in enumerate(index["sections"])}
+    zebra, _, said = at["01_data/tokenize.html#bytes-first"]
+    assert "斑马" in said and index["words"]["斑马"] == index["words"]["zebra"] == [zebra, 1]
+    assert at["01_data/deduplicate.html"][1] == "Deduplication"
+    assert at["01_data/deduplicate.html#shingles"][0] in index["words"]["shingles"][::2]
+    assert "api/data/dedup.html#shingles" in at
+
+
+def test_words_of_the_search() -> None:
+    assert site.words("Multi-head n_gram_size, 注意力 é7") == [
+        *["multi", "head", "n_gram_size", "n", "gram", "size", "注意", "意力", "é7"]
+    ]
+    assert site.words("马") == ["马"] and site.words("a" * 64) == []
 
 
 def test_staged_notebooks_are_ready_for_quarto(tmp_path: Path) -> None:
-    root = project(tmp_path / "p") if (tmp_path / "p").mkdir() is None else tmp_path
+    (tmp_path / "p").mkdir()
+    root = project(tmp_path / "p")
     executed = {"03_deduplicate": run(root / "r") / "03_deduplicate/notebook.ipynb"}
     out = site.stage(root, executed, tmp_path / "staged")
     settings = yaml.safe_load((out / "_quarto.yml").read_text())
-    assert settings["project"]["render"] == ["index.ipynb", "*/*.ipynb"]
-    for _, paths in site.sidebar(settings):
-        assert all((out / path).is_file() for path in paths), paths
+    assert settings["project"]["render"] == ["index.ipynb", "*/*.ipynb", "api/*/*.ipynb"]
+    assert "llmchain verify r" in settings["website"]["page-footer"]["left"]
+    rendered = {p for pattern in settings["project"]["render"] for p in out.glob(pattern)}
+    listed = {out / path for _, path in site.sidebar(settings)}
+    assert rendered == listed, "Quarto and the preview make the same set of pages"
     nb = json.loads((out / "01_data/deduplicate.ipynb").read_text())
     first = "".join(nb["cells"][0]["source"])
     assert nb["cells"][0]["cell_type"] == "raw" and "title: Deduplication" in first
@@ -164,10 +201,9 @@ def test_staged_notebooks_are_ready_for_quarto(tmp_path: Path) -> None:
     assert all(cell["metadata"] == {} for cell in nb["cells"])
     sources = ["".join(cell["source"]) for cell in nb["cells"]]
     assert not [s for s in sources if re.search(r"#\|\s*(export|default_exp|hide)", s)]
-    assert "bad()" not in json.dumps([c for c in nb["cells"] if c["cell_type"] == "code"]).replace(
-        "\\\\<script>bad()", ""
-    ), "what outputs bring along is harmless before Quarto sees it"
-    assert any(s.startswith('#| fig-alt: "a grey field"') for s in sources)
+    outputs = json.dumps([cell.get("outputs") for cell in nb["cells"]])
+    assert "bad()" not in outputs.replace("\\\\<script>bad()", ""), "harmless before Quarto sees it"
+    assert any(s.startswith('#| fig-alt: "a grey field; another"') for s in sources)
     assert any("(tokenize.ipynb#bytes-first)" in s for s in sources)
     index = (out / "index.ipynb").read_text()
     assert "```{mermaid}" in index and "(01_data/deduplicate.ipynb)" in index
@@ -299,7 +335,7 @@ def test_flowchart_text_is_escaped() -> None:
 
 def test_sidebar_of_the_project_lists_its_notebooks() -> None:
     settings = yaml.safe_load((ROOT / "_quarto.yml").read_text())
-    paths = [path for _, inner in site.sidebar(settings) for path in inner]
+    paths = [path for _, path in site.sidebar(settings)]
     assert paths[0] == "nbs/index.ipynb" and len(set(map(site.address, paths))) == len(paths)
     numbers = [Path(path).name[:2] for path in paths[1:]]
     assert numbers == sorted(numbers), "the reading order"
@@ -340,39 +376,51 @@ def test_serving_on_this_machine_only(built: tuple[Path, list[str]], tmp_path: P
 
 
 def test_an_executed_notebook_is_shown_with_todays_prose(tmp_path: Path) -> None:
-    from fastcore.nbio import read_nb
+    import nbformat
 
-    from llmchain.workbench.site import with_todays_prose
+    def read(prose: str, *cells: dict) -> nbformat.NotebookNode:
+        write(tmp_path / "n.ipynb", [md(prose), *cells])
+        return nbformat.read(tmp_path / "n.ipynb", 4)
 
-    def cell(kind: str, source: str, tags: list[str], **more: object) -> dict:
-        return {
-            "cell_type": kind,
-            "id": source[:4],
-            "metadata": {"tags": tags},
-            "source": source,
-        } | more
-
-    def write(name: str, prose: str, *code: dict) -> Path:
-        nb = {
-            "cells": [cell("markdown", prose, []), *code],
-            "metadata": {},
-            "nbformat": 4,
-            "nbformat_minor": 5,
-        }
-        (tmp_path / name).write_text(json.dumps(nb))
-        return tmp_path / name
-
-    def code(source: str, *tags: str, text: str = "") -> dict:
-        shown = [{"output_type": "stream", "name": "stdout", "text": text}] if text else []
-        return cell("code", source, list(tags), execution_count=None, outputs=shown)
-
-    ran = write(
-        "ran.ipynb", "old words",
-        code("n = 1", "parameters"), code("n = 2", "injected-parameters"), code("print(n)", text="2"),
-    )  # fmt: skip
-    now = write("now.ipynb", "new words", code("n = 1", "parameters"), code("print(n)"))
-    merged = with_todays_prose(read_nb(ran), read_nb(now)).cells
+    given, injected = (
+        code("n = 1", tags=("parameters",)),
+        code("n = 2", tags=("injected-parameters",)),
+    )
+    two = {"output_type": "stream", "name": "stdout", "text": "2"}
+    ran = read("old words", given, injected, code("print(n)", two))
+    merged = site.with_todays_prose(ran, read("new words", given, code("print(n)"))).cells
     assert [c.source for c in merged] == ["new words", "n = 1", "n = 2", "print(n)"]
     assert merged[-1].outputs[0]["text"] == "2"
-    other = write("other.ipynb", "new words", code("n = 1", "parameters"))
-    assert with_todays_prose(read_nb(ran), read_nb(other)).cells[0].source == "old words"
+    ran = read("old words", given, injected, code("print(n)", two))
+    assert site.with_todays_prose(ran, read("new words", given)).cells[0].source == "old words"
+
+
+# keys of _quarto.yml and of cells, looked up in Quarto's schema (src/resources/schema)
+KNOWN = {
+    "": "project website lang execute format",
+    "project": "type output-dir render resources",
+    "website": "title description search page-navigation page-footer sidebar",
+    "website.search": "location type",
+    "website.page-footer": "left center right",
+    "website.sidebar": "style collapse-level contents",
+    "execute": "enabled",
+    "format": "html",
+    "format.html": "theme respect-user-color-scheme html-math-method toc toc-depth code-copy"
+    " code-overflow embed-resources",
+    "format.html.theme": "light dark",
+}
+
+
+def test_quarto_knows_every_key() -> None:
+    def walk(settings: dict, above: str) -> None:
+        assert set(settings) <= set(KNOWN[above].split()), above
+        for key, value in settings.items():
+            if isinstance(value, dict):
+                walk(value, f"{above}.{key}".lstrip("."))
+
+    settings = yaml.safe_load((ROOT / "_quarto.yml").read_text())
+    walk(settings, "")
+    assert settings["format"]["html"]["html-math-method"] == "mathml", "MathJax would be fetched"
+    for theme in settings["format"]["html"]["theme"].values():
+        style = (ROOT / theme[-1]).read_text()
+        assert "$web-font-path: false" in style, "the theme would fetch its font"

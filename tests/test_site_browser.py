@@ -1,12 +1,14 @@
 """The pages in a real browser: from file://, narrow and wide, light and dark, by keyboard."""
 
 import shutil
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from small_site import project, run
-from test_report import make_run
+from test_report import DIFF, make_run
 
 from llmchain.workbench import report, site
 
@@ -17,7 +19,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine: pages are not opened"),
 ]
-PAGES = ["index.html", "01_data/deduplicate.html", "01_data/tokenize.html", "report.html"]
+PAGES = ["index.html", "01_data/deduplicate.html", "01_data/tokenize.html", "api/data/dedup.html"]
+PAGES += ["report.html", "comparison.html"]
+AXE = "axe-core@4.14.1"
 
 # text with less contrast against what lies behind it than WCAG 2 asks for (4.5), as "text: ratio"
 PALE = """() => {
@@ -51,6 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = project(tmp_path_factory.mktemp("project"))
     assert site.build(root, "_site", run(root / "runs/r1")) == []
     shutil.copy(report.write_report(make_run(root / "runs/r2")), root / "_site/report.html")
+    (root / "_site/comparison.html").write_text(report.comparison_page(DIFF), encoding="utf-8")
     return root / "_site"
 
 
@@ -63,6 +68,21 @@ def browser() -> Iterator:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield found
         found.close()
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    "The source of axe-core, from the npm registry for the time of the test."
+    folder = tmp_path_factory.mktemp("axe")
+    command = ["npm", "pack", AXE, "--silent", "--fetch-retries=0", "--fetch-timeout=30000"]
+    try:
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+        with tarfile.open(next(folder.glob("axe-core-*.tgz"))) as archive:
+            found = archive.extractfile("package/axe.min.js")
+            assert found is not None
+            return found.read().decode()
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"{AXE} cannot be had from the npm registry: {error}")
 
 
 @pytest.fixture
@@ -134,28 +154,91 @@ def test_keyboard_reaches_content_and_shows_where_it_is(open_page) -> None:
     assert page.evaluate("document.activeElement.closest('main') !== null")
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing_serious(open_page, axe: str, name: str) -> None:
+    for width, scheme in ((1280, "light"), (390, "dark")):
+        page = open_page(name, width, scheme)
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        page.evaluate(axe)
+        found = page.evaluate("axe.run({preload: false}).then(r => r.violations)")
+        bad = [v for v in found if v["impact"] in ("serious", "critical")]
+        assert not bad, [(v["id"], v["nodes"][0]["html"][:200]) for v in bad]
+
+
+def test_formulas_diagrams_and_figures_are_drawn(open_page) -> None:
+    page = open_page("01_data/deduplicate.html")
+    boxes = page.locator("math").evaluate_all("l => l.map(e => e.getBoundingClientRect().height)")
+    assert len(boxes) == 2 and min(boxes) > 8 and page.locator("merror").count() == 0
+    fraction = page.locator("math").first.evaluate(
+        "e => [...e.querySelectorAll('mi')].map(m => m.getBoundingClientRect().left)"
+    )
+    assert fraction == sorted(fraction), "set by the browser, from left to right"
+    page.locator("img").first.scroll_into_view_if_needed()
+    page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth)")
+    page = open_page("index.html")
+    boxes = page.locator("svg.flow rect").evaluate_all("l => l.map(e => e.getBoundingClientRect())")
+    assert len(boxes) == 3 and all(box["width"] > 20 for box in boxes)
+
+
 def test_search_in_english_and_chinese(open_page) -> None:
     page = open_page("01_data/deduplicate.html")
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url))
+    status, hit = page.locator("[role=status]"), page.locator(".hits li a")
     page.keyboard.press("/")
     page.keyboard.type("zebra")
-    hit = page.locator(".search li a")
+    hit.wait_for()
+    scripts = [url.rpartition("/")[2] for url in asked if url.endswith(".js")]
+    assert scripts == ["search.js"], "loaded when first wanted"
     assert hit.count() == 1 and "Tokens › Bytes first" in hit.text_content()
     assert hit.locator("mark").text_content() == "zebra"
-    assert page.locator("[role=status]").text_content() == "1 found"
+    assert status.text_content() == "1 found"
     page.locator("#search").fill("斑马")
+    page.wait_for_selector("mark >> text=斑马")
     assert hit.count() == 1
     page.locator("#search").fill("马斑")
-    assert page.locator("[role=status]").text_content() == "Nothing found"
+    page.wait_for_selector("text=Nothing found")
     page.locator("#search").fill("near-ident")
-    assert "Deduplication" in hit.first.text_content()
+    page.wait_for_selector(".hits >> text=Deduplication")
+    page.locator("#search").fill("shingle")
+    page.wait_for_selector(".hits mark >> text=Shingle")
+    assert "data.dedup › shingles" in page.locator(".hits").inner_text()
     page.locator("#search").fill("<img src=x onerror=alert(1)>")
     page.locator("#search").fill("byte")
+    page.wait_for_selector(".hits mark >> text=Byte")
     page.locator("#search").press("ArrowDown")
     page.keyboard.press("Enter")
     page.wait_for_url("**/01_data/tokenize.html#bytes-first")
     page.locator("#search").fill("zebra")
+    hit.wait_for()
+    page.locator("h1").click()
+    assert not hit.is_visible(), "a click beside it closes the list"
+    page.locator("#search").focus()
+    hit.wait_for()
     page.keyboard.press("Escape")
-    assert page.locator(".search li").count() == 0
+    assert page.locator(".hits li").count() == 0
+
+
+def test_dark_and_light_by_button(open_page) -> None:
+    page = open_page("01_data/deduplicate.html", scheme="light")
+    button, paper = page.locator(".theme"), "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(paper)
+    assert button.get_attribute("aria-pressed") == "false"
+    button.press("Enter")
+    assert button.get_attribute("aria-pressed") == "true" and page.evaluate(paper) != light
+    page.goto(page.url.replace("deduplicate", "tokenize"))
+    assert page.evaluate(paper) != light, "the choice goes along"
+    page.locator(".theme").press("Enter")
+    assert page.evaluate(paper) == light
+
+
+def test_only_what_scrolls_is_a_stop_for_the_keyboard(open_page) -> None:
+    stops = "l => l.filter(e => e.tabIndex === 0).length"
+    wide = open_page("01_data/deduplicate.html", 1280)
+    narrow = open_page("01_data/deduplicate.html", 390)
+    narrow.wait_for_timeout(200)
+    few, many = (p.locator("main pre, main .scroll").evaluate_all(stops) for p in (wide, narrow))
+    assert few < many < wide.locator("main pre, main .scroll").count()
 
 
 def test_menu_on_a_telephone(open_page) -> None:

@@ -320,9 +320,8 @@ class Open:
             yield item
             if total and time.time() - last > 1:
                 last = time.time()
-                write_json(
-                    self.folder / "progress.json", {"done": done, "total": total, "desc": desc}
-                )
+                state = {"done": done, "total": total, "desc": desc}
+                write_json(self.folder / "progress.json", state, durable=False)
 
     def figure(self, fig: Any, name: str, alt: str) -> None:
         """Show a matplotlib figure with its text alternative and keep it for the report."""
@@ -390,7 +389,7 @@ class Open:
         }
 
     def _keep(self) -> None:
-        write_json(self.folder / "record.json", self.record(False, {}))
+        write_json(self.folder / "record.json", self.record(False, {}), durable=False)
 
     def close(self) -> dict[str, str]:
         """Demand the claims, then publish every output; returns name -> hash.

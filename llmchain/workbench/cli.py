@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -140,12 +141,21 @@ def plan(
     from llmchain.workbench.runner import Run
 
     known, selected, values, changed = _checked(chapters, profile, parameter, only)
-    entries = Run(known, selected, profile, values, changed).plan()
+    made = Run(known, selected, profile, values, changed)
+    entries = made.plan()
     if as_json:
         _print_json(entries)
         return
-    rows = [[e["id"], e["action"], e["why"], f"{e['expected_seconds']:g}"] for e in entries]
-    _console().print(_table(f"plan at profile {profile}", ["chapter", "action", "why", "s"], rows))
+    rows = [
+        [e["id"], e["action"], e["why"], f"{e['expected_seconds']:g}", f"{e['expected_gb']:g}"]
+        for e in entries
+    ]
+    columns = ["chapter", "action", "why", "s", "GB"]
+    _console().print(_table(f"plan at profile {profile}", columns, rows))
+    seconds = sum(e["expected_seconds"] for e in entries)
+    print(f"at most {seconds:g} s, one after the other, by the costs that the chapters state")
+    for line in made.too_large():
+        print(f"cannot fit: {line}")
 
 
 @app.command()
@@ -156,32 +166,59 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="chapters at a time")] = 2,
     force: Annotated[bool, typer.Option("--force", help="run even what is finished")] = False,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="go on after a failure")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="start what states more memory than there is")
+    ] = False,
     only: Annotated[
         bool, typer.Option("--only", help="not what they rest on; newest inputs")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run chapters and what they rest on; finished ones are taken from the store."""
+    """Run chapters and what they rest on; finished ones are taken from the store.
+
+    Several values, `-p gpt.lr=1e-3,3e-3`, make a run for each and a table at the end."""
+    from llmchain.workbench import compare
     from llmchain.workbench.runner import Run
 
-    known, selected, values, changed = _checked(chapters, profile, parameter, only)
-    options: dict[str, Any] = {"jobs": jobs, "force": force, "keep_going": keep_going}
-    if as_json:
-        summary = Run(known, selected, profile, values, changed, **options).execute()
-        _print_json(summary)
-    else:
-        summary = _run_with_table(
-            lambda notify: Run(known, selected, profile, values, changed, notify=notify, **options)
-        )
+    every = contract.read_chapters()
+    choices = compare.combinations(every, parameter or [])
+    runs = []
+    for _, words in choices:  # all are checked before the first starts
+        known, selected, values, changed = _checked(chapters, profile, words, only)
+        options: dict[str, Any] = {"jobs": jobs, "force": force, "keep_going": keep_going}
+        runs.append(partial(Run, known, selected, profile, values, changed, **options))
+        if not anyway and (lines := runs[-1]().too_large()):
+            raise contract.ContractError(lines)
+    summaries = [_execute(make, as_json) for make in runs]
+    if len(choices) > 1:
+        rows = compare.sweep_rows([chosen for chosen, _ in choices], summaries)
+        _print_sweep(rows, as_json)
+    elif as_json:
+        _print_json(summaries[0])
+    entries = [c for s in summaries for c in s["chapters"]]
+    if any(c["status"] not in ("ok", "cached") for c in entries):
+        raise typer.Exit(130 if any(s["state"] == "interrupted" for s in summaries) else 1)
+
+
+def _execute(make: Callable[..., Any], quiet: bool) -> dict[str, Any]:
+    """One run with its report; shown unless a program reads."""
     from llmchain.workbench.report import write_report
 
+    summary = make().execute() if quiet else _run_with_table(lambda notify: make(notify=notify))
     page = write_report(Path(summary["folder"]))
-    if not as_json:
+    if not quiet:
         _print_summary(summary)
         print(f"report: {page}")
-    bad = [c["id"] for c in summary["chapters"] if c["status"] not in ("ok", "cached")]
-    if bad:
-        raise typer.Exit(130 if summary["state"] == "interrupted" else 1)
+    return summary
+
+
+def _print_sweep(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        _print_json(rows)
+        return
+    columns = list(dict.fromkeys(k for row in rows for k in row))
+    short = [[f"{v:.4g}" if isinstance(v := r.get(c, ""), float) else str(v) for c in columns] for r in rows]  # fmt: skip
+    _console().print(_table("sweep", columns, short))
 
 
 def _run_with_table(make: Callable[[Callable[[Any], None]], Any]) -> dict[str, Any]:
@@ -244,6 +281,109 @@ def _print_summary(summary: dict[str, Any]) -> None:
     for entry in summary["chapters"]:
         if entry["status"] == "failed":
             print(f"{entry['id']} failed; see {summary['folder']}/{entry['id']}/log.txt")
+
+
+@app.command()
+def diff(
+    first: Annotated[str, typer.Argument(help="a run")],
+    second: Annotated[str, typer.Argument(help="another run")],
+    as_json: AsJson = False,
+    page: Annotated[Path | None, typer.Option("--html", help="write a page to this file")] = None,
+) -> None:
+    """What differs between two runs: parameters, code, inputs, metrics, artifacts, environment."""
+    from llmchain.workbench import compare, report
+
+    found = compare.diff(first, second)
+    if page is not None:
+        page.write_text(report.comparison_page(found), encoding="utf-8")
+        print(f"comparison: {page}")
+        return
+    if as_json:
+        _print_json(found)
+        return
+    rows = [["run", field, *map(str, pair)] for field in ("run", "environment", "packages")
+            for field, pair in found[field].items()]  # fmt: skip
+    for name, parts in found["chapters"].items():
+        rows += [[name, "code", parts["code"], ""]] if parts["code"] != "same" else []
+        for kind in ("parameters", "data", "inputs", "metrics", "outputs"):
+            pairs = parts.get(kind, {}).items()
+            rows += [[name, f"{kind}: {key}", *(str(v)[:24] for v in pair)] for key, pair in pairs]
+    for place, names in zip(found["runs"], found["only"], strict=True):
+        rows += [[name, "only in", place, ""] for name in names]
+    _console().print(_table("", ["chapter", "what", *found["runs"]], rows))
+    if not rows:
+        print("the two runs do not differ")
+
+
+@app.command()
+def verify(
+    name: Annotated[str | None, typer.Argument(help="a run; the newest without a name")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a run again and prove its artifacts bit-identical; exit code 1 if one is not.
+
+    On another class of machine its numbers must lie in the intervals that the run stated."""
+    from llmchain.workbench import compare
+    from llmchain.workbench.runner import Run, read_summary
+
+    old = read_summary(name)
+    finished = [c for c in old["chapters"] if c["status"] in ("ok", "cached")]
+    ids = [c["id"] for c in finished]
+    known, selected, values, _ = _checked(ids, old["profile"], None, True)
+    changed = {c["id"] for c in finished if c["parameters"] != values[c["id"]]}
+    values |= {c["id"]: c["parameters"] for c in finished}
+    artifacts = {n: digest for c in finished for n, digest in c["inputs"].items()}
+    make = partial(
+        Run, known, selected, old["profile"], values, changed, force=True, artifacts=artifacts
+    )
+    new = _execute(make, as_json)
+    rows = compare.verdict({**old, "chapters": finished}, new)
+    if as_json:
+        _print_json({"old": old["run"], "new": new["run"], "chapters": rows})
+    else:
+        table = [[r["id"], "✓" if r["good"] else "✗", r["verdict"]] for r in rows]
+        _console().print(_table(f"{old['run']} made again", ["chapter", "", "artifacts"], table))
+    if not all(r["good"] for r in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say it, do nothing")] = False,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="delete all runs but this many of the newest, too")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete from the store what no kept run needs, and never what one does."""
+    runs = sorted(p.parent for p in store.runs_folder().glob("2*/summary.json"))
+    old = runs[: max(0, len(runs) - keep)] if keep else []
+    old = [p for p in old if not _alive((store.read_json(p / "summary.json") or {}).get("pid", 0))]
+    found = store.garbage(store.Store(), without=old)
+    rows: list[dict[str, Any]] = [
+        {"folder": str(p), "bytes": store.size(p)} for p in [*old, *found]
+    ]
+    for folder in [] if dry_run else [*old, *found]:
+        store.discard(folder)
+    if as_json:
+        _print_json(rows)
+        return
+    freed = sum(r["bytes"] for r in rows) / 1e6
+    word = "would be freed" if dry_run else "freed"
+    print(f"{len(old)} runs and {len(found)} folders of the store, {freed:.1f} MB {word}")
+
+
+@app.command()
+def board(
+    name: Annotated[str | None, typer.Argument(help="a run; all without a name")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 6006,
+) -> None:
+    """TensorBoard on the curves of a run, or of all."""
+    from llmchain.workbench.runner import find_run
+
+    folder = find_run(name) if name else store.runs_folder()
+    words = ["-m", "tensorboard.main", f"--logdir={folder}", f"--port={port}"]
+    os.execv(sys.executable, [sys.executable, *words])
 
 
 @app.command()

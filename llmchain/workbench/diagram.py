@@ -10,7 +10,7 @@ import unicodedata
 from html import escape
 
 FIGURE = 7.2  # width of a Latin letter at the font size used, in units of the drawing
-GAP, LAYER, ROW = 22.0, 46.0, 36.0  # between nodes of a layer, between layers, height of a line
+GAP, LAYER, ROW, LINE = 22.0, 46.0, 36.0, 17.0  # between boxes and layers; heights of box and line
 WIDEST = 760  # a row that is longer is drawn downwards, or its text would shrink
 LEAST = 0.75  # text is never drawn smaller than this; the diagram scrolls instead
 SHAPE = re.compile(r"([\w.\-]*\w)\s*(?:@\{.*?\}|[\[({>]+[\"/\\]*(.*?)[\"/\\]*[\])}]+)?(?::::\w+)?$")
@@ -19,6 +19,7 @@ EDGE = re.compile(
     r"(?P<arrow><?(?:-{2,}|={2,}|-\.+-?)[>ox]?)\s*(?:\|(?P<label>[^|]*)\|)?\s*"
 )
 SKIPPED = re.compile(r"(subgraph|end|classDef|class|style|linkStyle|click|direction|%%)\b|%%")
+Point = tuple[float, float]
 
 
 def width(text: str) -> float:
@@ -29,8 +30,7 @@ def width(text: str) -> float:
 def parse(source: str) -> tuple[str, str, dict[str, str], list[tuple[str, str, str]]]:
     "(direction, description, label of each node, edges as (from, to, label))."
     direction, said, nodes, edges = "TB", "", {}, []
-    for line in re.split(r"[\n;]", source):
-        line = line.strip()
+    for line in map(str.strip, re.split(r"[\n;]", source)):
         if head := re.match(r"(?:graph|flowchart)\s*(TB|TD|LR|RL|BT)?\s*$", line):
             direction = head[1] or "TB"
         elif words := re.match(r"acc(?:Title|Descr)\s*:\s*(.*)", line):
@@ -38,53 +38,42 @@ def parse(source: str) -> tuple[str, str, dict[str, str], list[tuple[str, str, s
         elif line and not SKIPPED.match(line):
             before: list[str] = []
             label, at = "", 0
-            joints = [m for m in EDGE.finditer(line) if not within_label(line, m.start("arrow"))]
+            joints = [m for m in EDGE.finditer(line) if not within_label(line[: m.start("arrow")])]
             for joint in [*joints, None]:
-                here = []
-                for part in line[at : joint.start() if joint else None].split(" & "):
-                    if found := SHAPE.match(part.strip()):
-                        text = re.sub(r"<br\s*/?>|\\n", "\n", found[2] or found[1])
-                        if found[2] or found[1] not in nodes:
-                            nodes[found[1]] = text
-                        here.append(found[1])
-                edges += [(a, b, label) for a in before for b in here]
+                parts = line[at : joint.start() if joint else None].split(" & ")
+                found = [m for m in map(SHAPE.match, map(str.strip, parts)) if m]
+                for name, text in (m.groups() for m in found):
+                    if text or name not in nodes:
+                        nodes[name] = re.sub(r"<br\s*/?>|\\n", "\n", text or name)
+                edges += [(a, m[1], label) for a in before for m in found]
                 if joint:
-                    before, at = here, joint.end()
+                    before, at = [m[1] for m in found], joint.end()
                     label = (joint["inner"] or joint["label"] or "").strip('" ')
     return direction, said, nodes, edges
 
 
-def within_label(line: str, at: int) -> bool:
+def within_label(before: str) -> bool:
     "True inside the brackets or quotes of a node's text, where `--` is no edge."
-    before = re.sub(r"\|[^|]*\|", "", line[:at])
-    return before.count('"') % 2 == 1 or len(re.findall(r"[\[({]", before)) > len(
-        re.findall(r"[\])}]", before)
-    )
+    before = re.sub(r"\|[^|]*\|", "", before)
+    opened, closed = (len(re.findall(brackets, before)) for brackets in (r"[\[({]", r"[\])}]"))
+    return before.count('"') % 2 == 1 or opened > closed
 
 
 def layers(
     nodes: list[str], edges: list[tuple[str, str]]
 ) -> tuple[list[list[str]], dict[str, list[str]]]:
     "Nodes by longest path, and who joins whom; a long edge has a dummy `a>b@i` in each layer."
-    found, state = [], dict.fromkeys(nodes, 0)
-
-    def visit(node: str) -> None:
-        state[node] = 1
-        for a, b in edges:
-            if a == node != b:  # an edge to a node still open closes a cycle: it counts reversed
-                found.append((b, a) if state[b] == 1 else (a, b))
-                if state[b] == 0:
-                    visit(b)
-        state[node] = 2
-
-    for node in nodes:
-        if state[node] == 0:
-            visit(node)
-    forward = dict.fromkeys(found)
-    rank = dict.fromkeys(nodes, 0)
-    for _ in nodes:
-        for a, b in forward:
-            rank[b] = max(rank[b], rank[a] + 1)
+    forward: dict[tuple[str, str], None] = {}
+    above: dict[str, set[str]] = {node: set() for node in nodes}
+    for a, b in ((a, b) for a, b in edges if a != b):
+        a, b = (b, a) if b in above[a] else (a, b)  # an edge that closes a cycle counts reversed
+        forward[a, b] = None
+        for node in nodes:
+            if node == b or b in above[node]:
+                above[node] |= above[a] | {a}
+    rank: dict[str, int] = {}
+    for node in sorted(nodes, key=lambda n: len(above[n])):
+        rank[node] = max((rank[a] + 1 for a, b in forward if b == node), default=0)
     rows: list[list[str]] = [[] for _ in range(max(rank.values(), default=0) + 1)]
     for node in nodes:
         rows[rank[node]].append(node)
@@ -96,16 +85,6 @@ def layers(
         for p, q in zip(path, path[1:], strict=False):
             beside.setdefault(p, []).append(q)
             beside.setdefault(q, []).append(p)
-    for sweep in range(8):  # order each layer by the mean place of its neighbours
-        order = range(1, len(rows)) if sweep % 2 == 0 else range(len(rows) - 2, -1, -1)
-        for i in order:
-            near = rows[i - 1] if sweep % 2 == 0 else rows[i + 1]
-            place = {node: (k + 0.5) / len(near) for k, node in enumerate(near)}
-            mean = {}
-            for k, node in enumerate(rows[i]):
-                at = [place[n] for n in beside.get(node, []) if n in place]
-                mean[node] = sum(at) / len(at) if at else (k + 0.5) / len(rows[i])
-            rows[i].sort(key=lambda node: mean[node])
     return rows, beside
 
 
@@ -114,17 +93,19 @@ def spread(
 ) -> dict[str, float]:
     "The middle of each node along its row: near its neighbours, from 0 on, nothing overlapping."
     at: dict[str, float] = {}
-    for sweep in range(10):
+    for sweep in range(40):
         for row in rows if sweep % 2 == 0 else reversed(rows):
-            found: list[float] = []
-            wish = []
-            for node in row:
-                near = [at[n] for n in beside.get(node, []) if n in at]
-                wish.append(sum(near) / len(near) if near else at.get(node, 0.0))
+            wish: dict[str, float] = {}
             for i, node in enumerate(row):
-                least = found[-1] + (room[row[i - 1]] + room[node]) / 2 + GAP if found else wish[0]
-                found.append(max(wish[i], least))
-            shift = sum(w - f for w, f in zip(wish, found, strict=True)) / len(row)
+                near = [at[n] for n in beside.get(node, []) if n in at]
+                wish[node] = sum(near) / len(near) if near else at.get(node, i * GAP)
+            if sweep < 20:  # first the order, then the places
+                row.sort(key=wish.__getitem__)
+            found: list[float] = []
+            for i, node in enumerate(row):
+                gap = (room[row[i - 1]] + room[node]) / 2 + GAP
+                found.append(max(wish[node], found[-1] + gap) if found else wish[node])
+            shift = sum(wish[n] - f for n, f in zip(row, found, strict=True)) / len(row)
             at.update(zip(row, (f + shift for f in found), strict=True))
     first = min(at[node] - room[node] / 2 for node in at)
     return {node: x - first for node, x in at.items()}
@@ -137,27 +118,31 @@ def mermaid_svg(source: str, turned: str = "") -> str:
     if not nodes or not re.search(r"^\s*(graph|flowchart)\b", source, re.M):
         raise ValueError("mermaid: only graph and flowchart are drawn in the preview")
     across = direction in ("LR", "RL")
-    size = {}
+    rows, beside = layers(list(nodes), [(a, b) for a, b, _ in edges])
+    size = {dummy: (6.0, 6.0) for row in rows for dummy in row}
     for node, label in nodes.items():
         lines = label.split("\n")
-        size[node] = (max(map(width, lines)) + 26, ROW + 17 * (len(lines) - 1))
-    rows, beside = layers(list(nodes), [(a, b) for a, b, _ in edges])
+        size[node] = (max(map(width, lines)) + 26, ROW + LINE * (len(lines) - 1))
     if direction in ("RL", "BT"):
         rows.reverse()
-    room = {node: size.get(node, (6.0, 6.0))[across] for row in rows for node in row}
-    for _, node, label in edges:  # room for the label above the box it leads to
-        room[node] = max(room[node], 0 if across else width(label) + 8)
-    at = spread(rows, beside, room)
-    wide, deep, place = max(at[n] + room[n] / 2 for n in at), 2.0, {}
-    label_room = max((width(t) for *_, t in edges), default=0.0) if across else 0.0
+    room = {node: size[node][across] for node in size}
+    dummies = {
+        (a, b): [d for row in rows for d in row if d.startswith((f"{a}>{b}@", f"{b}>{a}@"))]
+        for a, b, _ in edges
+    }
+    for a, b, label in edges:  # room for a label on the way, or above the box it leads to
+        for node in () if across or not label else dummies[a, b] or [b]:
+            room[node] = max(room[node], width(label) + 8)
+    at, deep, place = spread(rows, beside, room), 2.0, {}
+    between = LAYER + max((width(t) if across else 1.2 * LINE for *_, t in edges if t), default=0.0)
     for row in rows:
-        thick = max(size.get(node, (6.0, 6.0))[not across] for node in row)
+        thick = max(size[node][not across] for node in row)
         for node in row:
-            pair = (deep + thick / 2, at[node] + 2)
-            place[node] = pair if across else pair[::-1]
-        deep += thick + LAYER + label_room
-    deep -= LAYER + label_room
-    w, h = (deep + 2, wide + 4) if across else (wide + 4, deep + 2)
+            along, over = at[node] + 2, deep + thick / 2
+            place[node] = (over, along) if across else (along, over)
+        deep += thick + between
+    deep, wide = deep - between + 2, max(at[n] + room[n] / 2 for n in at) + 4
+    w, h = (deep, wide) if across else (wide, deep)
     if across and w > WIDEST:
         return mermaid_svg(source, "TB" if direction == "LR" else "BT")
     names = {n: label.replace("\n", " ") for n, label in nodes.items()}
@@ -165,65 +150,50 @@ def mermaid_svg(source: str, turned: str = "") -> str:
     said = said or f"Flowchart: {steps or ', '.join(names.values())}"
     style = f'viewBox="0 0 {w:.0f} {h:.0f}" style="width:{w:.0f}px;min-width:{w * LEAST:.0f}px"'
     out = [f'<svg class="flow" {style} role="img"><title>{escape(said)}</title>']
-    taken = [(*place[n], *size[n]) for n in nodes]  # (x, y, width, height) where no label may be
+    # (x, y, width, height) where no label may be: the boxes, and the arrow heads before them
+    taken = [(*place[n], size[n][0] + 16 * across, size[n][1] + 16 * (not across)) for n in nodes]
     for a, b, label in edges:
-        between = [d for r in rows for d in r if d.startswith((f"{a}>{b}@", f"{b}>{a}@"))]
-        if place[a][not across] > place[b][not across]:
-            between.reverse()
-        out.append(edge_path([a, *between, b], place, size, across, label, taken))
+        way = dummies[a, b] if place[a][not across] < place[b][not across] else dummies[a, b][::-1]
+        out.append(edge_path([a, *way, b], place, size, across, label, taken))
     for node, label in nodes.items():
         (x, y), (nw, nh) = place[node], size[node]
-        out.append(f'<rect x="{x - nw / 2:.1f}" y="{y - nh / 2:.1f}" width="{nw:.1f}" ')
-        out.append(f'height="{nh:.1f}" rx="6"/>')
-        lines = label.split("\n")
-        for i, line in enumerate(lines):
-            out.append(f'<text x="{x:.1f}" y="{y + 5 + 17 * (i - (len(lines) - 1) / 2):.1f}">')
+        box = f'x="{x - nw / 2:.1f}" y="{y - nh / 2:.1f}" width="{nw:.1f}" height="{nh:.1f}"'
+        out.append(f'<rect {box} rx="6"/>')
+        for i, line in enumerate(label.split("\n")):
+            out.append(f'<text x="{x:.1f}" y="{y - nh / 2 + ROW / 2 + 5 + LINE * i:.1f}">')
             out.append(f"{escape(line)}</text>")
     return "".join(out) + "</svg>"
 
 
 def edge_path(
-    path: list[str],
-    place: dict[str, tuple[float, float]],
-    size: dict[str, tuple[float, float]],
-    across: bool,
-    label: str,
+    path: list[str], place: dict[str, Point], size: dict[str, Point], across: bool, label: str,
     taken: list[tuple[float, float, float, float]],
-) -> str:
+) -> str:  # fmt: skip
     "A smooth line through the dummies of an edge, its arrow head, and its label where space is."
     axis = 0 if across else 1
     points = [list(place[node]) for node in path]
     sign = 1 if points[-1][axis] >= points[0][axis] else -1
     points[0][axis] += sign * size[path[0]][axis] / 2
     points[-1][axis] -= sign * (size[path[-1]][axis] / 2 + 1)
-    d, spots = f"M{points[0][0]:.1f} {points[0][1]:.1f}", []
+    d, spots = f"M{points[0][0]:.1f} {points[0][1]:.1f}", points[1:-1]
     for p, q in zip(points, points[1:], strict=False):
-        half = (q[axis] - p[axis]) / 2
         c, e = list(p), list(q)
-        c[axis] += half
-        e[axis] -= half
+        c[axis] = e[axis] = (p[axis] + q[axis]) / 2
         d += "C" + ",".join(f"{x:.1f} {y:.1f}" for x, y in (c, e, q))
         for t in (0.5, 0.35, 0.65, 0.2, 0.8):
-            u = 1 - t
-            weights = (u**3, 3 * u * u * t, 3 * u * t * t, t**3)
-            spots.append(
-                [sum(w * z[k] for w, z in zip(weights, (p, c, e, q), strict=True)) for k in (0, 1)]
-            )
+            share = [t * t * (3 - 2 * t)] * 2  # how far along the curve is from p to q
+            share[axis] = t**3 + 1.5 * t * (1 - t)
+            spots.append([p[k] + (q[k] - p[k]) * share[k] for k in (0, 1)])
     (x, y), s = points[-1], 6 * sign
-    ends = ((x - s, y - 4), (x - s, y + 4)) if across else ((x - 4, y - s), (x + 4, y - s))
-    (x1, y1), (x2, y2) = ends
+    (x1, y1), (x2, y2) = ((x - s, y - 4), (x - s, y + 4)) if across else ((x - 4, y - s), (x + 4, y - s))  # fmt: skip
     out = f'<path d="{d}"/><path d="M{x1:.1f} {y1:.1f}L{x:.1f} {y:.1f}L{x2:.1f} {y2:.1f}"/>'
     if label:
         w, h = width(label) * 0.9, 15.0
-
-        def free(spot: list[float]) -> bool:
-            near = (
-                (abs(spot[0] - x) < (w + bw) / 2, abs(spot[1] - y) < (h + bh) / 2)
-                for x, y, bw, bh in taken
-            )
-            return not any(beside and level for beside, level in near)
-
-        x, y = next(filter(free, spots), spots[0])
+        free = (
+            s for s in spots
+            if not any(abs(s[0] - x) < (w + bw) / 2 and abs(s[1] - y) < (h + bh) / 2 for x, y, bw, bh in taken)
+        )  # fmt: skip
+        x, y = next(free, spots[0])
         taken.append((x, y, w, h))
         out += f'<text class="label" x="{x:.1f}" y="{y + 4:.1f}">{escape(label)}</text>'
     return out

@@ -5,40 +5,40 @@ and text and loses whatever runs or loads, Markdown may format but brings no HTM
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from html import escape
 from typing import Any
 
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 BAR = re.compile(r"^.*(\d+%\|.*\|.*|\d+it )\[\d+:\d+.*\]$\n?", re.M)  # tqdm's
 WHERE = re.compile(r"^\S*/(\S+?\.py:\d+: )", re.M)  # the folder a warning comes from
+SHOWN = ["text/html", "text/markdown", "text/latex", "image/svg+xml", "image/png", "image/jpeg"]
+SHOWN += ["image/webp", "text/plain"]  # the first of these that an output has is what is seen
 KEPT_TAGS = set(
     "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure"
     " h3 h4 h5 h6 hr i img ins kbd li mark ol p pre q s samp small span strong sub summary sup"
     " table tbody td tfoot th thead tr u ul var".split()
 )
-KEPT_ATTRIBUTES = set(
-    "alt class colspan headers href lang open rowspan scope src start title".split()
+KEPT_ATTRIBUTES = set("alt class colspan headers open rowspan scope start title".split())
+GONE = set(
+    "script style iframe object embed link meta form input button template noscript svg math audio"
+    " video base textarea select".split()
 )
-GONE = {"script", "style", "iframe", "object", "embed", "link", "meta", "form", "input", "button"}
-GONE |= {"template", "noscript", "svg", "math", "audio", "video", "base", "textarea", "select"}
+SAFE = {"href": r"https?:|mailto:|#|[^:]*$", "src": r"data:image/(png|jpeg|gif|webp);"}
 
 
 def tidy(outputs: list[Any]) -> list[Any]:
     "Outputs without progress bars, with clean HTML, and one stream for many pieces in a row."
     kept: list[Any] = []
     for output in outputs:
-        if output.output_type == "stream":
-            output.text = "".join(output.text)
-            if kept and kept[-1].get("name") == output.name:
-                kept[-1].text += output.text
-                continue
-        elif "metadata" in output:
-            output.metadata = {}
-            html = sanitised("".join(output.data.pop("text/html", "")))  # Quarto gets it clean, too
-            output.data.update({"text/html": html} if html else {})
-            for kind in {"text/markdown", "text/latex"} & set(output.data):
-                output.data[kind] = tame("".join(output.data[kind]))
+        if output.output_type == "stream" and kept and kept[-1].get("name") == output.name:
+            kept[-1].text += output.text
+            continue
+        if html := output.get("data", {}).pop("text/html", ""):  # Quarto gets it clean, too
+            if html := sanitised(html):
+                output.data["text/html"] = html
+        for kind in {"text/markdown", "text/latex"} & set(output.get("data", {})):
+            output.data[kind] = tame(output.data[kind])
         kept.append(output)
     for output in kept:
         if output.output_type == "stream":
@@ -46,27 +46,20 @@ def tidy(outputs: list[Any]) -> list[Any]:
     return [o for o in kept if o.output_type != "stream" or o.text]
 
 
-def shown(output: Any) -> Iterable[tuple[str, str]]:
-    "(kind, content) of what a reader sees of a tidy output: html, markdown or a picture."
-    if output.output_type == "stream":
-        yield "html", f'<pre class="out">{escape("".join(output.text))}</pre>'
-        return
-    if output.output_type == "error":
-        yield "html", f'<pre class="error">{escape(plain(chr(10).join(output.traceback)))}</pre>'
-        return
-    data = {
-        k: v if isinstance(v, str) else "".join(v)
-        for k, v in output.data.items()
-        if k != "application/json" and not isinstance(v, dict)
-    }
-    if "text/html" in data:
-        yield "html", data["text/html"]
-    elif found := next((k for k in ("text/markdown", "text/latex") if k in data), ""):
-        yield "markdown", data[found]
-    elif found := next((k for k in data if re.fullmatch("image/(svg.xml|png|jpeg|webp)", k)), ""):
-        yield found, data[found]
-    elif "text/plain" in data:
-        yield "html", f'<pre class="out">{escape(plain(data["text/plain"]))}</pre>'
+def shown(outputs: list[Any]) -> Iterator[tuple[str, str, str]]:
+    "(kind, content, text alternative) of each tidy output; a text is HTML by now."
+    for output in outputs:
+        data = {"text/plain": output.get("text", "")}
+        if output.output_type == "error":
+            data = {"text/plain": "\n".join(output.traceback)}
+        data = output.get("data", data)
+        kind = next((kind for kind in SHOWN if kind in data), "")
+        alt = output.get("metadata", {}).get(kind, {}).get("alt", "")
+        if kind == "text/plain":
+            style = "error" if output.output_type == "error" else "out"
+            yield "text/html", f'<pre class="{style}">{escape(plain(data[kind]))}</pre>', ""
+        elif kind:
+            yield kind, data[kind], alt
 
 
 def plain(text: str) -> str:
@@ -87,27 +80,17 @@ def sanitised(html: str) -> str:
     from lxml import etree
     from lxml.html import fragment_fromstring, tostring
 
-    if not html.strip():
-        return ""
     try:
         top = fragment_fromstring(html, create_parent="div")
     except (etree.ParserError, etree.XMLSyntaxError):
         return ""
-    for element in list(top.iter()):
-        if element is top:
-            continue
-        if not isinstance(element.tag, str) or element.tag in GONE:
-            element.drop_tree() if isinstance(element.tag, str) else element.getparent().remove(
-                element
-            )
-            continue
-        for name, value in list(element.attrib.items()):
+    etree.strip_elements(top, etree.Comment, etree.PI, *GONE, with_tail=False)
+    for element in list(top.iterdescendants()):
+        for name, value in element.items():
             target = re.sub(r"[\x00-\x20]", "", value).lower()
-            local = name != "href" or re.match(r"https?:|mailto:|#|[^:]*$", target)
-            picture = name != "src" or re.match(r"data:image/(png|jpeg|gif|webp);", target)
-            if name not in KEPT_ATTRIBUTES or not local or not picture:
+            if name not in KEPT_ATTRIBUTES and not re.match(SAFE.get(name, "(?!)"), target):
                 del element.attrib[name]
         if element.tag not in KEPT_TAGS or (element.tag == "img" and not element.get("src")):
             element.drop_tag()
     found = bool(top.text_content().strip()) or top.find(".//img") is not None
-    return tostring(top, encoding="unicode") if found else ""
+    return str(tostring(top, encoding="unicode")) if found else ""

@@ -1,55 +1,55 @@
-"""The report of a run: one page that carries its curves, figures, samples and claims with it.
+"""The report of a run, and of the difference of two: pages that carry all they show with them.
 
 The text of a report comes from models, data and chapters, so nothing in it is trusted: the
-template escapes everything, and the only markup made here is the SVG of the curves, out of
-numbers and escaped names.
+templates escape everything, and no markup is made here.
 """
 
 import base64
+import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from llmchain.workbench.store import read_json
+
 BOUNDS = {"at_least": "≥", "at_most": "≤", "equal": "="}
 STATUS = {"ok": "✓", "cached": "✓", "failed": "✗", "interrupted": "✗", "skipped": "–"}
-WORDS = {
-    "en": [
-        "Chapter",
-        "Status",
-        "Time",
-        "Memory",
-        "Key result",
-        "claims held",
-        "claim broken",
-        "recorded",
-    ],
-    "zh": ["章节", "状态", "用时", "内存", "关键结果", "成立", "不成立", "已记录"],
+MARKS = ("<!-- results -->", "<!-- /results -->")  # what the table of the README stands between
+HEAD = {
+    "en": ["Chapter", "Status", "Time", "Memory", "Key result"],
+    "zh": ["章节", "状态", "用时", "内存", "关键结果"],
 }
-STATUS_ZH = {
-    "ok": "完成",
-    "cached": "缓存",
-    "failed": "失败",
-    "interrupted": "中断",
-    "skipped": "跳过",
-}
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 250, 52, 12, 26, 40  # a chart and its margins
+ZH = {
+    "ok": "完成", "cached": "缓存", "failed": "失败", "interrupted": "中断", "skipped": "跳过",
+    "✓ claims held": "✓ 成立", "✗ claim broken": "✗ 不成立", "recorded": "已记录",
+    "Run of {}, profile {}, {}, {} cores, {}.": "运行于 {}，配置 {}，{}，{} 核，{}。",
+}  # fmt: skip
+VERDICTS = {"broken": "✗ claim broken", "held": "✓ claims held", "recorded": "recorded"}
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = (
+    440,
+    250,
+    52,
+    12,
+    26,
+    40,
+)  # a chart, as the template has it
 SPLITS = {"train", "val", "validation", "test", "eval"}
 MAX_POINTS = 400  # a line of a chart; more are not seen
 
 
 def number(value: Any) -> str:
     "A value for the eye: four significant digits, thousands apart, text as it is."
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        if isinstance(value, (dict, list)):
-            return json.dumps(value, ensure_ascii=False)
         return "–" if value is None else str(value)
-    if isinstance(value, int) or (math.isfinite(value) and 1000 <= abs(value) < 1e9):
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
+    whole = isinstance(value, int) or (math.isfinite(value) and 1000 <= abs(value) < 1e9)
+    return f"{value:,.0f}" if whole else f"{value:.4g}"
 
 
 def duration(seconds: Any) -> str:
@@ -83,54 +83,45 @@ def verdict(claim: dict) -> str:
 
 def key_result(chapter: dict) -> str:
     "What a chapter stands for: a broken claim, else its key metric, else its first claim or metric."
-    key = chapter.get("key_metric")
+    key, metrics = chapter.get("key_metric"), chapter.get("metrics") or {}
     claims = sorted(
         chapter.get("claims") or [], key=lambda c: (verdict(c) != "broken", c["name"] != key)
     )
-    metrics = chapter.get("metrics") or {}
-    if claims and (
-        verdict(claims[0]) == "broken" or claims[0]["name"] == key or key not in metrics
-    ):
-        claim = claims[0]
-        return f"{claim['name']} {number(claim.get('value'))} {bound(claim)}".strip()
+    first = claims[0] if claims else {}
+    if first and (verdict(first) == "broken" or first["name"] == key or key not in metrics):
+        return f"{first['name']} {number(first.get('value'))} {bound(first)}".strip()
     name = key if key in metrics else next(iter(metrics), None)
     return f"{name} {number(metrics[name])}" if name is not None else ""
 
 
 def results_table(summary: dict, lang: str = "en") -> str:
-    "The Markdown table of a run that stands between the `<!-- results -->` marks of the README."
-    if lang not in WORDS:
+    "The Markdown table of a run for the README, with the seal by which a change of it is found."
+    if lang not in HEAD:
         raise ValueError(f"results_table: lang must be one of: en, zh; got {lang}")
-    *head, held, broken, recorded = WORDS[lang]
-    word = {"held": f"✓ {held}", "broken": f"✗ {broken}", "recorded": recorded}
-    lines = ["| " + " | ".join(head) + " |", "|---|---|--:|--:|---|"]
+
+    def told(text: str) -> str:
+        return ZH.get(text, text) if lang == "zh" else text
+
+    lines = ["| " + " | ".join(HEAD[lang]) + " |", "|---|---|--:|--:|---|"]
     for chapter in summary["chapters"]:
         status, result = chapter["status"], key_result(chapter)
-        verdicts = [verdict(claim) for claim in chapter.get("claims") or []]
-        if verdicts:
-            worst = min(verdicts, key=["broken", "held", "recorded"].index)
-            result += f" ({word[worst]})"
-        shown = STATUS_ZH.get(status, status) if lang == "zh" else status
-        cells = [
-            chapter["id"],
-            f"{STATUS.get(status, '')} {shown}",
-            duration(chapter.get("seconds")),
-        ]
-        cells += [memory(chapter.get("peak_rss_mb")), result]
-        lines.append("| " + " | ".join(markdown_text(cell) for cell in cells) + " |")
-    text = (
-        "Run of {}, profile {}, {}, {} cores, {}."
-        if lang == "en"
-        else "运行于 {}，配置 {}，{}，{} 核，{}。"
-    )
+        found = {verdict(claim) for claim in chapter.get("claims") or []}
+        if worst := next((word for kind, word in VERDICTS.items() if kind in found), ""):
+            result += f" ({told(worst)})"
+        cells = [chapter["id"], f"{STATUS.get(status, '')} {told(status)}"]
+        cells += [duration(chapter.get("seconds")), memory(chapter.get("peak_rss_mb")), result]
+        lines.append("| " + " | ".join(map(markdown_text, cells)) + " |")
     facts = [str(summary.get("started", ""))[:10], summary.get("profile", "")]
-    facts += [
-        summary.get("device", ""),
-        summary.get("cores", "?"),
-        duration(summary.get("seconds")),
-    ]
-    lines += ["", markdown_text(text.format(*facts))]
-    return "\n".join(lines) + "\n"
+    facts += [summary.get("device", ""), summary.get("cores", "?")]
+    text = told("Run of {}, profile {}, {}, {} cores, {}.")
+    lines += ["", markdown_text(text.format(*facts, duration(summary.get("seconds"))))]
+    table = "\n".join(lines)
+    return f"{table}\n\n<!-- run {summary['run']}, seal {seal(table)} -->\n"
+
+
+def seal(table: str) -> str:
+    "A hash of a table without regard to spaces and lines."
+    return hashlib.sha256(" ".join(table.split()).encode()).hexdigest()[:16]
 
 
 def markdown_text(text: str) -> str:
@@ -147,72 +138,55 @@ def ticks(low: float, high: float, n: int = 5) -> list[float]:
     return [i * step for i in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
 
 
-def chart(title: str, lines: dict[str, list], ylabel: str) -> str:
-    "Lines over steps as one SVG: solid, dashed, dotted, so that colour is never needed."
+def chart(what: str, lines: dict[str, list]) -> dict[str, Any] | None:
+    "What the template draws of lines over steps; None if no point is finite."
     finite = {
         name: [(x, y) for x, y in points if x is not None and y is not None and math.isfinite(y)]
         for name, points in lines.items()
     }
     finite = {name: points for name, points in finite.items() if points}
     if not finite:
-        return ""
-    xs = [x for points in finite.values() for x, _ in points]
-    ys = [y for points in finite.values() for _, y in points]
-    x0, x1, y0, y1 = min(xs), max(xs), min(ys), max(ys)
-    x1 = x1 if x1 > x0 else x0 + 1
+        return None
+    xs, ys = zip(*(point for points in finite.values() for point in points), strict=True)
+    x0, x1, y0, y1 = min(xs), max(*xs, min(xs) + 1), min(ys), max(ys)
     pad = (y1 - y0) * 0.06 or abs(y0) * 0.1 or 1.0
     y0, y1 = y0 - pad, y1 + pad
-
-    def px(x: float) -> float:
-        return LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
-
-    def py(y: float) -> float:
-        return HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
-
+    across, up = (WIDTH - LEFT - RIGHT) / (x1 - x0), (HEIGHT - TOP - BOTTOM) / (y1 - y0)
     said = "; ".join(
         f"{name} from {number(float(points[0][1]))} to {number(float(points[-1][1]))}"
         for name, points in finite.items()
     )
-    alt = f"{title}, {number(x0)} to {number(max(xs))} steps: {said}"
-    out = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">']
-    out.append(f"<title>{escape(alt)}</title>")
-    for y in ticks(y0, y1):
-        out.append(f'<path class="grid" d="M{LEFT} {py(y):.1f}H{WIDTH - RIGHT}"/>')
-        out.append(f'<text x="{LEFT - 6}" y="{py(y) + 4:.1f}" text-anchor="end">{y:.4g}</text>')
-    for x in ticks(x0, x1):
-        out.append(f'<text x="{px(x):.1f}" y="{HEIGHT - 22}" text-anchor="middle">{x:.6g}</text>')
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    out.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">step</text>')
-    out.append(f'<text x="12" y="{middle}" transform="rotate(-90 12 {middle})" ')
-    out.append(f'text-anchor="middle">{escape(ylabel)}</text>')
-    at = LEFT
-    for i, (name, points) in enumerate(finite.items()):
+
+    def place(x: float, y: float) -> str:
+        return f"{LEFT + (x - x0) * across:.1f} {HEIGHT - BOTTOM - (y - y0) * up:.1f}"
+
+    def path(points: list[tuple[float, float]]) -> str:
         thin = points[:: max(1, len(points) // MAX_POINTS)] + points[-1:]
-        path = "L".join(f"{px(x):.1f} {py(y):.1f}" for x, y in thin)
-        out.append(f'<path class="line line-{i % 4}" d="M{path}"/>')
-        out.append(f'<path class="line line-{i % 4}" d="M{at} 12h22"/>')
-        out.append(f'<text x="{at + 27}" y="16">{escape(name)}</text>')
-        at += 45 + 7 * len(name)
-    return "".join(out) + "</svg>"
+        return "M" + "L".join(place(x, y) for x, y in thin)
+
+    return {
+        "what": what,
+        "alt": f"{what}, {number(x0)} to {number(max(xs))} steps: {said}",
+        "x": [(place(x, y0).split()[0], f"{x:.6g}") for x in ticks(x0, x1)],
+        "y": [(place(x0, y).split()[1], f"{y:.4g}") for y in ticks(y0, y1)],
+        "lines": [(name, path(points)) for name, points in finite.items()],
+    }
 
 
-def charts(curves: dict[str, list]) -> Iterable[tuple[str, str]]:
-    "(what, SVG) of a chapter's curves; `train/loss` and `val/loss` share a chart, `lr/a`, `lr/b` too."
+def charts(curves: dict[str, list]) -> list[dict[str, Any]]:
+    "A chapter's curves as charts; `train/loss` and `val/loss` share one, `lr/a` and `lr/b` too."
     groups: dict[str, dict[str, list]] = {}
     for name, points in curves.items():
         line, _, what = name.rpartition("/")
         if line and line not in SPLITS:
             line, what = what, line
         groups.setdefault(what, {})[line or what] = points
-    for what, lines in groups.items():
-        if svg := chart(what, lines, what):
-            yield what, svg
+    return [found for what, lines in groups.items() if (found := chart(what, lines))]
 
 
 def table(rows: Any) -> tuple[list[str], list[list[str]]]:
     "Head and cells of sample rows, given as dicts, sequences or single values."
-    if not isinstance(rows, list):
-        rows = [rows]
+    rows = rows if isinstance(rows, list) else [rows]
     head = list(dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row))
     if head:
         rows = [[row.get(key) for key in head] for row in rows if isinstance(row, dict)]
@@ -220,16 +194,7 @@ def table(rows: Any) -> tuple[list[str], list[list[str]]]:
     return [str(key) for key in head], [[number(cell) for cell in row] for row in cells]
 
 
-def read_json(path: Path) -> dict:
-    "A JSON file as a dict; empty where there is none or it was cut off."
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def flat(tree: dict, above: str = "") -> Iterable[tuple[str, str]]:
+def flat(tree: dict, above: str = "") -> Iterator[tuple[str, str]]:
     "The leaves of nested dicts with dotted names."
     for key, value in tree.items():
         if isinstance(value, dict) and value:
@@ -240,7 +205,7 @@ def flat(tree: dict, above: str = "") -> Iterable[tuple[str, str]]:
 
 def chapter_view(chapter: dict, folder: Path) -> dict:
     "What the template shows of one chapter: its summary and whatever its folder kept."
-    record = read_json(folder / "record.json")
+    record = read_json(folder / "record.json") or {}
     figures, samples = [], []
     for figure in record.get("figures") or []:
         path = folder / str(figure.get("file"))
@@ -251,55 +216,67 @@ def chapter_view(chapter: dict, folder: Path) -> dict:
     for sample in record.get("samples") or []:
         head, cells = table(sample["rows"]) if sample.get("rows") else ([], [])
         samples.append({**sample, "head": head, "cells": cells})
-    answers = []
+    claims, answers = chapter.get("claims") or record.get("claims") or [], []
     if chapter["id"].endswith("_serve") and samples:
         answers = [s for s in samples if "answer" in str(s.get("title")).lower()] or samples[:1]
     return {
         **chapter,
-        "claims": chapter.get("claims") or record.get("claims") or [],
+        "claims": [c | {"verdict": verdict(c), "bound": bound(c)} for c in claims],
         "metrics": chapter.get("metrics") or record.get("metrics") or {},
-        "charts": list(charts(record.get("curves") or {})),
+        "charts": charts(record.get("curves") or {}),
         "figures": figures,
         "answers": answers,
         "samples": [sample for sample in samples if sample not in answers],
-        "links": [n for n in ("notebook.html", "notebook.ipynb") if (folder / n).is_file()],
+        "notebook": (folder / "notebook.ipynb").is_file(),
         "result": key_result(chapter),
     }
 
 
-def write_report(run_folder: Path) -> Path:
-    "Write `report.html` of a run beside its summary, and return its path."
+def page(template: str, **fields: Any) -> str:
+    "A template of this package filled in."
     from llmchain.workbench.site import templates
 
+    found = templates()
+    found.filters["change"] = change
+    found.globals |= {"number": number, "duration": duration, "memory": memory, "marks": STATUS}
+    return str(found.get_template(template).render(**fields))
+
+
+def write_report(run_folder: Path) -> Path:
+    "Write `report.html` of a run beside its summary, and return its path."
     run_folder = Path(run_folder)
     summary = read_json(run_folder / "summary.json")
     if not summary:
         raise FileNotFoundError(f"report: no summary.json in {run_folder}; finish a run first")
-    chapters = [chapter_view(c, run_folder / c["id"]) for c in summary.get("chapters") or []]
     started = str(summary.get("started") or "")
-    try:
+    with suppress(ValueError):  # else shown as it was written
         started = datetime.fromisoformat(started).strftime("%-d %B %Y, %H:%M")
-    except ValueError:
-        pass  # shown as it was written
-    environment = read_json(run_folder / "environment.json")
+    environment = read_json(run_folder / "environment.json") or {}
     packages = environment.pop("packages", None) or {}
-    page = templates().get_template("report.html")
-    html = page.render(
+    html = page(
+        "report.html",
         run=summary,
         started=started,
-        chapters=chapters,
-        answers=[sample for c in chapters for sample in c["answers"]],
+        chapters=[chapter_view(c, run_folder / c["id"]) for c in summary.get("chapters") or []],
         environment=list(flat(environment)),
         packages=list(flat(packages)),
-        broken=sum(verdict(claim) == "broken" for c in chapters for claim in c["claims"]),
-        n_claims=sum(len(c["claims"]) for c in chapters),
-        helpers={"number": number, "duration": duration, "memory": memory},
-        bound=bound,
-        verdict=verdict,
-        status=STATUS,
     )
     path = run_folder / "report.html"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(html, encoding="utf-8")
     temporary.replace(path)
     return path
+
+
+def comparison_page(diff: dict) -> str:
+    "Two runs side by side as a page, from what `compare.diff` found."
+    return page("comparison.html", diff=diff)
+
+
+def change(pair: list) -> str:
+    "The relative change from the first of two numbers to the second; empty where there is none."
+    a, b = pair
+    numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in pair)
+    if not numbers or not a or not math.isfinite(b / a):
+        return ""
+    return f"{b / a - 1:+.1%}"

@@ -230,12 +230,14 @@ class Run:
         jobs: int = 2,
         force: bool = False,
         keep_going: bool = False,
+        artifacts: dict[str, str] | None = None,
         notify: Callable[["Run"], None] = lambda run: None,
     ) -> None:
         self.root = project_root()
         self.chapters, self.profile, self.changed = chapters, profile, changed
         self.parameters, self.jobs, self.force = parameters, jobs, force
         self.keep_going, self.notify = keep_going, notify
+        self.artifacts = artifacts or {}  # taken before the newest, for a run that is made again
         self.store = Store()
         self.started = time.time()
         self.seconds = 0.0
@@ -261,7 +263,7 @@ class Run:
                 self.notify(self)
                 if time.time() - self._written > 2:  # for `llmchain status` in another terminal
                     self._written = time.time()
-                    write_json(self.folder / "summary.json", self.summary())
+                    write_json(self.folder / "summary.json", self.summary(), durable=False)
                 time.sleep(0.1)
             self.state = "finished"
         except KeyboardInterrupt:
@@ -319,6 +321,21 @@ class Run:
                 entry["expected_seconds"] = cost.get("seconds", 0.0)
             entries.append(entry)
         return entries
+
+    def too_large(self) -> list[str]:
+        """One line for each chapter that states more memory than this machine has."""
+        import psutil
+
+        there = psutil.virtual_memory().total / GIGABYTE
+        lines = []
+        for name, state in self.states.items():
+            stated = state.chapter.cost.get(self.profile, {}).get("gigabytes", 0.0)
+            if stated > there:
+                lines.append(
+                    f"{name} states {stated:g} GB at profile {self.profile}, this machine has "
+                    f"{there:.1f}; choose smaller values with -p, or say --anyway"
+                )
+        return lines
 
     def _step(self) -> None:
         for state in self.states.values():
@@ -408,7 +425,8 @@ class Run:
         found = {}
         for name in chapter.needs:
             state = self.states.get(maker[name])
-            digest = state.record["outputs"][name] if state else self.store.latest(name)
+            kept = self.artifacts.get(name) or self.store.latest(name)
+            digest = state.record["outputs"][name] if state else kept
             if digest is None:
                 raise FileNotFoundError(
                     f"{chapter.id} needs `{name}`, made by {maker[name]}: llmchain run {maker[name]}"

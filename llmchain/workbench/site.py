@@ -1,10 +1,8 @@
 """The built-in preview of the site: the staged notebooks as pages, without Quarto.
 
-`stage` makes the notebooks that both Quarto and this preview render. Of nbdev's processing it
-takes the processors that only read and write cells. The others are left out on purpose: they run
-every exported cell (13 chapters with torch, and the optional extras of each, to print
-signatures), link names to addresses that this project does not have, and drop the imports. What
-they would add, the section on the exported functions, is read from the cells here.
+`stage` makes the notebooks that both Quarto and this preview render: the chapters, and an API page
+for each module. nbdev's own processing is left out on purpose: to print signatures it runs every
+exported cell, with torch and the optional extras of each chapter. They are read from the source.
 """
 
 import ast
@@ -15,22 +13,41 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from llmchain.workbench import apidoc
 from llmchain.workbench.outputs import shown, tidy
+from llmchain.workbench.store import read_json
 
 OPTION = re.compile(r"#\|\s*([\w-]+)\s*:?\s*(.*)")  # a directive of nbdev or Quarto
-QUARTO = set(
-    "echo output include warning error label eval fig-alt fig-cap tbl-cap code-fold".split()
+QUARTO = set(  # the directives that are Quarto's, not nbdev's
+    "echo output include warning error label eval fig-alt fig-cap tbl-cap code-fold code-summary"
+    " layout-ncol".split()
 )
-QUARTO |= {"code-summary", "layout-ncol"}  # the directives that are Quarto's, not nbdev's
+FOLDED = {
+    "imports": "Imports",
+    "exercise": "What is checked",
+    "injected-parameters": "Values of this run",
+}
 MERMAID = re.compile(r"^```\{?mermaid\}?[^\n]*\n(.*?)^```\s*$", re.M | re.S)
 NOTEBOOK = re.compile(r"\]\((?![a-z]+:)([^)\s#]*?)(?:\d+_)?(\w+\.ipynb)")
 CHINESE = re.compile(r"[\u3400-\u9fff][\u3000-\u303f\u3400-\u9fff\uff00-\uffef]*")
+WORD = re.compile(r"[\u3400-\u9fff]+|[^\W\u3400-\u9fff]+")  # as `words` in site.js has it
+WRAP = '<{0} class="scroll" tabindex="0" role="group" aria-label="{1}">'  # what may be too wide
+FORMULA = re.compile(r'<math display="block".*?</math>', re.S)
+# TeX sets a thin space between a function's name and what stands beside it; pandoc leaves it out
+AFTER = re.compile(r"<mo>&#8289;</mo></mrow>(?=<m(?:i|n|sub|sup|frac|sqrt|over)\b)")
+BEFORE = re.compile(
+    r'</(?:mi|mn|msub|msup|msubsup|mfrac)>(?=<mrow><mi mathvariant="normal">\w+</mi><mo>&#8289;)'
+)
+THIN = '<mspace width="0.17em"/>'
+LONGEST = 30  # letters of a word worth finding; what is longer is a hash
 
 
 def templates() -> Any:
@@ -57,16 +74,14 @@ def quarto(root: Path) -> dict[str, Any]:
     return found
 
 
-def sidebar(settings: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    "(part, its notebooks) in reading order; the front page has the part ``."
-    parts: list[tuple[str, list[str]]] = []
+def sidebar(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    "(part, notebook) in reading order; the front page has the part ``."
+    found = []
     for entry in settings["website"]["sidebar"]["contents"]:
-        if isinstance(entry, dict) and "section" in entry:
-            inner = [e["href"] if isinstance(e, dict) else e for e in entry["contents"]]
-            parts.append((entry["section"], inner))
-        else:
-            parts.append(("", [entry["href"] if isinstance(entry, dict) else entry]))
-    return parts
+        part = entry["section"] if isinstance(entry, dict) and "section" in entry else ""
+        inner = entry["contents"] if part else [entry]
+        found += [(part, each["href"] if isinstance(each, dict) else each) for each in inner]
+    return found
 
 
 def address(path: str) -> str:
@@ -80,18 +95,22 @@ def address(path: str) -> str:
 
 def stage(root: Path, executed: dict[str, Path] | None, out: Path) -> Path:
     "Write into `out` what `quarto render` turns into the site: notebooks, settings, pictures."
+    import nbformat
     import yaml
-    from fastcore.nbio import write_nb
 
-    settings, executed = quarto(root), executed or {}
-    for part in sidebar(settings):
-        for path in part[1]:
-            source = executed.get(Path(path).stem, Path(root) / path)
-            if source.is_file():
-                target = out / address(path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_nb(prepare(source, Path(root) / path), target)
-    copy_pictures(Path(root) / "nbs", out)
+    root, executed, settings = Path(root), executed or {}, quarto(root)
+    api, staged = apidoc.pages(root), {}
+    for _, path in sidebar(settings):
+        source = executed.get(Path(path).stem, root / path)
+        if source.is_file():
+            staged[address(path)] = prepare(source, root / path, api)
+    for name, page in api.items():
+        head = {"title": name, "description": page["summary"], "lang": "en"}
+        staged[api_address(name)] = notebook(head, [nbformat.v4.new_markdown_cell(page["body"])])
+    for target, nb in staged.items():
+        (out / target).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(nb, out / target)
+    copy_pictures(root / "nbs", out)
 
     def moved(value: Any) -> Any:
         if isinstance(value, dict):
@@ -100,9 +119,43 @@ def stage(root: Path, executed: dict[str, Path] | None, out: Path) -> Path:
             return [moved(v) for v in value]
         return address(value) if isinstance(value, str) and value.startswith("nbs/") else value
 
-    text = yaml.safe_dump(moved(settings), sort_keys=False, allow_unicode=True)
+    settings = moved(settings)
+    settings["website"]["page-footer"] = {"left": certificate(executed)}
+    if api:
+        settings["project"]["render"].append("api/*/*.ipynb")
+        section = {"section": "API", "contents": [api_address(name) for name in api]}
+        settings["website"]["sidebar"]["contents"].append(section)
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     (out / "_quarto.yml").write_text(text, encoding="utf-8")
     return out
+
+
+def api_address(module: str) -> str:
+    "Where the API page of a module lies: data.dedup -> api/data/dedup.ipynb."
+    return f"api/{module.replace('.', '/')}.ipynb"
+
+
+def certificate(executed: dict[str, Path]) -> str:
+    "What the footer says of the run that the outputs come from."
+    folder = next((path.parents[1] for path in executed.values()), Path("nowhere"))
+    run = read_json(folder / "summary.json")
+    if not run:
+        return "Shown from the sources: no run was made for this build."
+    device = f"{run.get('device')} with {run.get('cores')} cores"
+    return (
+        f"Outputs of run {run['run']}, profile {run.get('profile')}, on {device}. Certificate "
+        f"{run.get('certificate')}: `llmchain verify {run['run']}` makes every artifact again."
+    )
+
+
+def notebook(front: dict[str, Any], cells: list[Any]) -> Any:
+    "A notebook that begins with its front matter."
+    import nbformat.v4 as v4
+    import yaml
+
+    head = f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---"
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return v4.new_notebook(cells=[v4.new_raw_cell(head), *cells], metadata={"kernelspec": kernel})
 
 
 def with_todays_prose(nb: Any, source: Any) -> Any:
@@ -110,80 +163,74 @@ def with_todays_prose(nb: Any, source: Any) -> Any:
 
     If the code cells are not the same ones, the executed notebook stays as it is."""
     ran = [c for c in nb.cells if c.cell_type == "code"]
-    injected = [c for c in ran if "injected-parameters" in (c.metadata.get("tags") or [])]
+    injected = [c for c in ran if "injected-parameters" in c.metadata.get("tags", [])]
     ran = [c for c in ran if not any(c is i for i in injected)]
     if len(ran) != sum(c.cell_type == "code" for c in source.cells):
         return nb
     cells, queue = [], iter(ran)
     for cell in source.cells:
         cells.append(next(queue) if cell.cell_type == "code" else cell)
-        if "parameters" in (cell.metadata.get("tags") or []):
+        if "parameters" in cell.metadata.get("tags", []):
             cells += injected
     nb.cells = cells
-    for number, cell in enumerate(cells):
-        cell["idx_"] = number
     return nb
 
 
-def prepare(path: Path, origin: Path | None = None) -> Any:
-    "A notebook as Quarto wants it: title on top, no directives of nbdev, no metadata, an API section."
-    import nbdev.processors as processors
-    import yaml
-    from fastcore.nbio import mk_cell, read_nb
-    from nbdev.process import NBProcessor
+def prepare(path: Path, origin: Path, api: dict[str, dict[str, str]]) -> Any:
+    "A notebook as Quarto wants it: title on top, no directives of nbdev, links to its API page."
+    import nbformat
 
-    pure = ["populate_language", "hide_line", "filter_stream_", "rm_header_dash"]
-    nb = read_nb(path)
-    if origin is not None and origin.is_file() and origin != path:
-        nb = with_todays_prose(nb, read_nb(origin))
-    tags = {cell.id: cell.metadata.get("tags") or [] for cell in nb.cells}
-    steps = [getattr(processors, name) for name in [*pure, "hide_"]]
-    processed = NBProcessor(nb=nb, procs=steps)
-    exported = [c.source for c in nb.cells if {"export", "exports"} & set(c.directives_)]
-    module = next(
-        (c.directives_["default_exp"] for c in nb.cells if "default_exp" in c.directives_), ""
-    )
-    processed.process()
-    front: dict[str, Any] = {"title": Path(path).stem}
-    cells = []
+    nb = nbformat.read(path, 4)
+    if origin.is_file() and origin != path:
+        nb = with_todays_prose(nb, nbformat.read(origin, 4))
+    front, cells, module = {"title": path.stem}, [], ""
     for cell in nb.cells:
-        source = cell.source.strip()
+        source, tags = cell.source.strip(), cell.metadata.get("tags", [])
         if cell.cell_type == "markdown":
-            if "description" not in front and (
-                title := re.match(r"# +(.+)\n*(?:> *(.*))?", source)
-            ):
-                front = {"title": title[1].strip(), "description": (title[2] or "").strip()}
+            title = re.match(r"# +(.+)\n*(?:> *(.*))?", source)
+            if title and "description" not in front:
+                front |= {"title": title[1].strip(), "description": (title[2] or "").strip()}
                 source = source[title.end() :].strip()
             source = NOTEBOOK.sub(r"](\1\2", MERMAID.sub(r"```{mermaid}\n\1```", source))
-        marked = "papermill-error-cell-tag" in tags.get(cell.id, [])
-        if cell.cell_type == "raw" or not source or marked:
-            continue
         if cell.cell_type == "code":
-            options = {k: v or "true" for k, v in cell.directives_.items() if k in QUARTO}
-            if only_imports(source):
-                options |= {"code-fold": "true", "code-summary": '"Imports"'}
-            elif "exercise" in tags.get(cell.id, []):
-                options |= {"code-fold": "true", "code-summary": '"What is checked"'}
-            found = (m.get("alt") for o in cell.outputs for m in o.get("metadata", {}).values())
-            if alt := next(filter(None, found), ""):
-                options.setdefault("fig-alt", json.dumps(alt, ensure_ascii=False))
-            source = "".join(f"#| {k}: {v}\n" for k, v in options.items()) + source
+            given, source = directives(source)
+            module = given.get("default_exp", module)
+            if "hide" in given or not source:
+                continue
             cell.outputs = tidy(cell.outputs)
-        cell.source, cell.metadata = source, {}
-        cells.append(cell)
-    if api := apidoc.section(exported, module):
-        cells.append(mk_cell(api, "markdown"))
-    front["lang"] = "en"
-    cells.insert(
-        0, mk_cell(f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---", "raw")
-    )
-    nb.cells = cells
-    nb.metadata = {
-        "kernelspec": nb.metadata.get(
-            "kernelspec", {"name": "python3", "display_name": "Python 3", "language": "python"}
-        )
-    }
-    return nb
+            source = "".join(f"#| {k}: {v}\n" for k, v in options(given, cell).items()) + source
+        if cell.cell_type != "raw" and source and "papermill-error-cell-tag" not in tags:
+            cell.source, cell.metadata = source, {}
+            cells.append(cell)
+    if module in api:
+        to = f"../{api_address(module)}"  # chapters lie in the folder of their part
+        names = ", ".join(f"[`{name}`]({to}#{name})" for name in api[module]["names"].split())
+        text = f"## Exported functions\n\nDescribed in [llmchain.{module}]({to}): {names}."
+        cells.append(nbformat.v4.new_markdown_cell(text))
+    return notebook(front | {"lang": "en"}, cells)
+
+
+def directives(source: str) -> tuple[dict[str, str], str]:
+    "The `#|` lines that a cell begins with, and the rest of it."
+    lines = source.split("\n")
+    n = next((i for i, line in enumerate(lines) if not OPTION.match(line)), len(lines))
+    found = {m[1]: m[2].strip() for m in map(OPTION.match, lines[:n]) if m}
+    rest = "\n".join(lines[n:])
+    return found, re.sub(r"^.*#\|\s*hide_line *$\n?", "", rest, flags=re.M).strip()
+
+
+def options(given: dict[str, str], cell: Any) -> dict[str, str]:
+    "What Quarto is told about a code cell."
+    found = {k: v or "true" for k, v in given.items() if k in QUARTO}
+    tags = cell.metadata.get("tags", [])
+    if only_imports(cell.source):
+        tags = [*tags, "imports"]
+    for tag in tags:
+        if tag in FOLDED:
+            found |= {"code-fold": "true", "code-summary": f'"{FOLDED[tag]}"'}
+    if alts := [alt for _, _, alt in shown(cell.outputs) if alt]:
+        found.setdefault("fig-alt", json.dumps("; ".join(alts), ensure_ascii=False))
+    return found
 
 
 def only_imports(source: str) -> bool:
@@ -195,42 +242,6 @@ def only_imports(source: str) -> bool:
     return bool(body) and all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in body)
 
 
-# ── pages ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def build(root: Path, out: str | Path = "_site", run: Path | None = None) -> list[str]:
-    "Render every notebook of the sidebar into `out`; returns the problems, a line each."
-    root, site = Path(root), Path(root) / out
-    if site.exists() and any(site.iterdir()) and not (site / "search.js").exists():
-        raise FileExistsError(f"site: {out} holds something else; it is not overwritten")
-    settings = quarto(root)
-    executed = {p.parent.name: p for p in Path(run).glob("*/notebook.ipynb")} if run else {}
-    site.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=site.parent, prefix=".site-") as temporary:
-        staging = stage(root, executed, Path(temporary) / "staging")
-        fresh = Path(temporary) / "site"
-        copy_pictures(staging, fresh)
-        pages, problems = [], []
-        for part, paths in sidebar(settings):
-            for path in paths:
-                if (staging / address(path)).is_file():
-                    page = read_page(staging / address(path), fresh, address(path))
-                    ran = f"run {Path(run).name}" if run and Path(path).stem in executed else ""
-                    pages.append({**page, "part": part, "origin": ran})
-                    problems += [f"{page['url']}: {problem}" for problem in page["problems"]]
-                else:
-                    problems.append(f"_quarto.yml: {path} is in the sidebar but does not exist")
-        write_pages(pages, settings["website"], fresh)
-        problems += check_links(fresh)
-        here = str(root.resolve())
-        problems += [
-            f"{p['url']}: shows a path of this machine" for p in pages if here in p["body"]
-        ]
-        shutil.rmtree(site, ignore_errors=True)
-        fresh.rename(site)  # only a finished site takes the place of the old one
-    return problems
-
-
 def copy_pictures(source: Path, target: Path) -> None:
     "Copy what notebooks show or Quarto reads beside them."
     for file in source.rglob("*"):
@@ -240,125 +251,134 @@ def copy_pictures(source: Path, target: Path) -> None:
             shutil.copyfile(file, copy)
 
 
-def read_page(path: Path, site: Path, at: str) -> dict[str, Any]:
-    "A staged notebook as the fields of a page."
-    import yaml
-    from fastcore.nbio import read_nb
+# ── pages ─────────────────────────────────────────────────────────────────────────────────────
 
-    nb, at = read_nb(path), at.removesuffix(".ipynb")
-    front = yaml.safe_load(nb.cells[0].source.strip("-\n"))  # `prepare` wrote it
+
+def build(root: Path, out: str | Path = "_site", run: Path | None = None) -> list[str]:
+    "Render every staged notebook into `out`; returns the problems, a line each."
+    from llmchain.workbench import checks
+
+    root, site = Path(root), Path(root) / out
+    if site.exists() and any(site.iterdir()) and not (site / "search.js").exists():
+        raise FileExistsError(f"site: {out} holds something else; it is not overwritten")
+    executed = {p.parent.name: p for p in Path(run).glob("*/notebook.ipynb")} if run else {}
+    problems = [
+        f"_quarto.yml: {path} is in the sidebar but does not exist"
+        for _, path in sidebar(quarto(root))
+        if not executed.get(Path(path).stem, root / path).is_file()
+    ]
+    problems += checks.unbound(Path(run)) if run else []
+    for name in ("README.md", "README.zh.md"):
+        problems += checks.readme(root / name, Path(run).parent if run else root / "runs")
+    site.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=site.parent, prefix=".site-") as temporary:
+        staging, fresh = Path(temporary) / "staging", Path(temporary) / "site"
+        settings = quarto(stage(root, executed, staging))
+        copy_pictures(staging, fresh)
+        entries = [e for e in sidebar(settings) if (staging / e[1]).is_file()]
+        with ThreadPoolExecutor(2) as pool:
+            pages = list(pool.map(partial(read_page, staging, fresh), *zip(*entries, strict=True)))
+        write_pages(pages, settings["website"], fresh)
+        for page in pages:
+            if str(root.resolve()) in page["body"]:
+                page["problems"].append("shows a path of this machine")
+            problems += [f"{page['url']}: {problem}" for problem in page["problems"]]
+        problems += checks.check_links(fresh)
+        shutil.rmtree(site, ignore_errors=True)
+        fresh.rename(site)  # only a finished site takes the place of the old one
+    return problems
+
+
+def read_page(staging: Path, site: Path, part: str, at: str) -> dict[str, Any]:
+    "A staged notebook as the fields of a page."
+    import nbformat
+    import yaml
+
+    nb, at = nbformat.read(staging / at, 4), at.removesuffix(".ipynb")
+    front = yaml.safe_load(nb.cells[0].source.strip("-\n"))  # `stage` wrote it
     body, problems = render(nb, site / at)
     cells = [cell for cell in nb.cells if cell.cell_type == "code"]
     bare = bool(cells) and not any(cell.outputs for cell in cells)
-    return {**front, "url": f"{at}.html", "body": body, "problems": problems, "bare": bare}
-
-
-def write_pages(pages: list[dict[str, Any]], website: dict[str, Any], site: Path) -> None:
-    "Every page in its frame, the style, the scripts and the index of the search."
-    from itertools import groupby
-
-    from markupsafe import Markup
-
-    template, index = templates().get_template("page.html"), []
-    parts = [(part, list(group)) for part, group in groupby(pages, key=lambda p: p["part"])]
-    for i, page in enumerate(pages):
-        outline, sections = read_body(page)
-        index += sections
-        html = template.render(
-            page={**page, "body": Markup(page["body"])},
-            parts=parts,
-            outline=outline,
-            before=pages[i - 1] if i else None,
-            after=pages[i + 1] if i + 1 < len(pages) else None,
-            up="../" * page["url"].count("/"),
-            site=website,
-        )
-        (site / page["url"]).parent.mkdir(parents=True, exist_ok=True)
-        (site / page["url"]).write_text(html, encoding="utf-8")
-    for name in ("style.css", "site.js"):
-        shutil.copyfile(Path(__file__).parent / "templates" / name, site / name)
-    data = json.dumps(index, ensure_ascii=False, separators=(",", ":"))
-    (site / "search.js").write_text(f"window.searchIndex={data};\n", encoding="utf-8")
+    page = {**front, "url": f"{at}.html", "part": part, "body": body, "bare": bare}
+    return {**page, "problems": problems}
 
 
 def render(nb: Any, base: Path) -> tuple[str, list[str]]:
     "The body of a page, its pictures written to `<base>_files/`, and what is wrong with it."
-    import pypandoc
-
     text: list[str] = []
     problems: list[str] = []
     pictures = 0
     for cell in nb.cells[1:]:
         if cell.cell_type == "markdown":
-            text.append(MERMAID.sub(lambda m: flowchart(m[1], problems), cell.source))
+            text.append(MERMAID.sub(partial(flowchart, problems), cell.source))
             continue
-        lines = cell.source.split("\n")
-        n_options = next((i for i, x in enumerate(lines) if not OPTION.match(x)), len(lines))
-        found = (OPTION.match(line) for line in lines[:n_options])
-        options = {m[1]: m[2].strip().strip("\"'") for m in found if m}
-        if options.get("include") == "false":
+        given, source = directives(cell.source)
+        given = {key: value.strip("\"'") for key, value in given.items()}
+        if given.get("include") == "false":
             continue
         text.append(raw('<div class="cell">'))
-        if options.get("echo") != "false" and (source := "\n".join(lines[n_options:]).strip()):
+        if given.get("echo") != "false" and source:
             block = fenced(source, "python")
-            if options.get("code-fold") == "true":
-                head = f"<details><summary>{escape(options.get('code-summary', 'Code'))}</summary>"
+            if given.get("code-fold") == "true":
+                head = f"<details><summary>{escape(given.get('code-summary', 'Code'))}</summary>"
                 block = raw(head) + block + raw("</details>")
             text.append(block)
-        for output in cell.get("outputs", []) if options.get("output") != "false" else []:
-            if output.output_type == "error":
-                problems.append(f"a cell failed: {output.ename}")
-            for kind, data in shown(output):
-                if kind.startswith("image/"):
-                    pictures += 1
-                    name = f"figure-{pictures}.{'svg' if 'svg' in kind else kind[6:]}"
-                    folder = base.with_name(base.name + "_files")
-                    folder.mkdir(parents=True, exist_ok=True)
-                    binary = data.encode() if "svg" in kind else base64.b64decode(data)
-                    (folder / name).write_bytes(binary)
-                    alt = escape(options.get("fig-alt", ""), quote=True)
-                    if not alt:
-                        problems.append(f"picture {pictures} has no alternative text (fig-alt)")
-                    data = f'<img src="{folder.name}/{name}" alt="{alt}" loading="lazy">'
-                    kind = "html"
-                text.append(data if kind == "markdown" else raw(f'<div class="out">{data}</div>'))
+        outputs = cell.outputs if given.get("output") != "false" else []
+        problems += [f"a cell failed: {o.ename}" for o in outputs if o.output_type == "error"]
+        for kind, data, alt in shown(outputs):
+            if kind.startswith("image/"):
+                pictures += 1
+                folder = base.with_name(base.name + "_files")
+                file = folder / f"figure-{pictures}.{'svg' if 'svg' in kind else kind[6:]}"
+                folder.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(data.encode() if "svg" in kind else base64.b64decode(data))
+                alt = alt or given.get("fig-alt", "")
+                if not alt:
+                    problems.append(f"picture {pictures} has no alternative text (fig-alt)")
+                data = f'<img src="{folder.name}/{file.name}" alt="{escape(alt)}" loading="lazy">'
+            markdown = kind in ("text/markdown", "text/latex")
+            text.append(data if markdown else raw(f'<div class="out">{data}</div>'))
         text.append(raw("</div>"))
+    html, warnings = pandoc("\n\n".join(text))
+    return finish(html), problems + warnings
+
+
+def pandoc(markdown: str) -> tuple[str, list[str]]:
+    "Markdown as HTML with formulas in MathML, and pandoc's warnings."
+    import pypandoc
+
     command = [pypandoc.get_pandoc_path(), "--from=markdown-yaml_metadata_block", "--to=html5"]
     command += ["--mathml", "--columns=100000", "--email-obfuscation=none"]
-    done = subprocess.run(
-        command, input="\n\n".join(text).encode(), capture_output=True, timeout=300
-    )
+    done = subprocess.run(command, input=markdown.encode(), capture_output=True, timeout=300)
+    said = done.stderr.decode(errors="replace")
     if done.returncode:
-        raise RuntimeError(f"site: pandoc failed: {done.stderr.decode(errors='replace').strip()}")
-    problems += [
-        f"pandoc: {' '.join(w.split())}" for w in done.stderr.decode().split("[WARNING]")[1:]
+        raise RuntimeError(f"site: pandoc failed: {said.strip()}")
+    return done.stdout.decode(), [
+        f"pandoc: {' '.join(w.split())}" for w in said.split("[WARNING]")[1:]
     ]
-    return finish(done.stdout.decode()), problems
 
 
 def finish(html: str) -> str:
-    "Pandoc's HTML made ours: page links, scrollable tables and code, Chinese marked as such."
+    "Pandoc's HTML made ours: page links, what is too wide scrolls, Chinese marked as such."
     html = re.sub(r'href="(?![a-z]+:)([^"#]*)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', html)
-    html = html.replace(
-        "<table", '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table'
-    )
+    html = html.replace("<table", WRAP.format("div", "Table") + "<table")
     html = html.replace("</table>", "</table></div>").replace("<pre", '<pre tabindex="0"')
+    html = FORMULA.sub(rf"{WRAP.format('span', 'Formula')}\g<0></span>", html)
+    html = BEFORE.sub(r"\g<0>" + THIN, AFTER.sub(r"\g<0>" + THIN, html))
     pieces = re.split(r"(<svg.*?</svg>|<math.*?</math>|<[^>]*>)", html, flags=re.S)
     pieces[::2] = [CHINESE.sub(r'<span lang="zh">\g<0></span>', piece) for piece in pieces[::2]]
     return "".join(pieces)
 
 
-def flowchart(source: str, problems: list[str]) -> str:
+def flowchart(problems: list[str], block: re.Match[str]) -> str:
     "A Mermaid block as SVG, or as code with a problem if it cannot be drawn."
     from llmchain.workbench.diagram import mermaid_svg
 
     try:
-        return raw(
-            f'<div class="scroll" tabindex="0" role="region" aria-label="Diagram">{mermaid_svg(source)}</div>'
-        )
+        return raw(f"{WRAP.format('div', 'Diagram')}{mermaid_svg(block[1])}</div>")
     except ValueError as error:
         problems.append(str(error))
-        return fenced(source, "")
+        return fenced(block[1], "")
 
 
 def fenced(text: str, language: str) -> str:
@@ -372,98 +392,77 @@ def raw(html: str) -> str:
     return fenced(html, "{=html}")
 
 
-def read_body(page: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    "The outline of a page and its sections for the search."
+def write_pages(pages: list[dict[str, Any]], website: dict[str, Any], site: Path) -> None:
+    "Every page in its frame, the style, the scripts and the index of the search."
+    from markupsafe import Markup
+
+    template, sections = templates().get_template("page.html"), []
+    parts = [(part, list(group)) for part, group in groupby(pages, key=lambda p: p["part"])]
+    for before, page, after in zip([None, *pages], pages, [*pages[1:], None], strict=False):
+        outline, found = read_body(page)
+        sections += found
+        html = template.render(
+            page={**page, "body": Markup(page["body"])},
+            parts=parts, outline=outline, before=before, after=after,
+            up="../" * page["url"].count("/"), site=website, footer=website["page-footer"]["left"],
+        )  # fmt: skip
+        (site / page["url"]).parent.mkdir(parents=True, exist_ok=True)
+        (site / page["url"]).write_text(html, encoding="utf-8")
+    for name in ("style.css", "site.js"):
+        shutil.copyfile(Path(__file__).parent / "templates" / name, site / name)
+    (site / "search.js").write_text(search_index(sections), encoding="utf-8")
+
+
+def read_body(page: dict[str, Any]) -> tuple[list[dict[str, Any]], list[list[str]]]:
+    "The outline of a page, and for the search its sections: address, title, heading, text."
     from lxml.html import fragment_fromstring
 
     top = fragment_fromstring(page["body"], create_parent="div")
     for gone in top.xpath(".//svg | .//annotation"):
         gone.drop_tree()
     outline: list[dict[str, Any]] = []
-    sections = [{"u": page["url"], "t": page["title"], "s": "", "x": page.get("description", "")}]
+    sections = [[page["url"], page["title"], "", page.get("description", "")]]
     for block in top:
         text = " ".join(block.text_content().split())
         if block.tag in ("h2", "h3"):
-            anchor = block.get("id", "")
-            sections.append(
-                {"u": f"{page['url']}#{anchor}", "t": page["title"], "s": text, "x": ""}
-            )
-            if not anchor.startswith("api-"):  # dozens; the section on them begins with a list
-                outline.append({"level": int(block.tag[1]), "id": anchor, "text": text})
+            outline.append({"level": int(block.tag[1]), "id": block.get("id", ""), "text": text})
+            sections.append([f"{page['url']}#{outline[-1]['id']}", page["title"], text, ""])
         else:
-            sections[-1]["x"] = f"{sections[-1]['x']} {text}".strip()
+            sections[-1][3] = f"{sections[-1][3]} {text}".strip()
     return outline, sections
 
 
-# ── checks and serving ────────────────────────────────────────────────────────────────────────
+# ── search ────────────────────────────────────────────────────────────────────────────────────
 
 
-def check_links(folder: Path) -> list[str]:
-    "What a reader would stumble over in the pages of `folder`, a line each."
-    from lxml import html
+def words(text: str) -> list[str]:
+    "Words in small letters, identifiers also by their parts, Chinese as overlapping pairs."
+    found: list[str] = []
+    for run in WORD.findall(text.lower()):
+        if CHINESE.match(run):
+            found += [run[i : i + 2] for i in range(max(1, len(run) - 1))]
+        elif len(run) <= LONGEST:
+            found += [run, *(part for part in run.split("_") if part != run and part)]
+    return found
 
-    folder = Path(folder)
-    pages = {
-        p.relative_to(folder).as_posix(): html.parse(
-            str(p), html.HTMLParser(encoding="utf-8")
-        ).getroot()
-        for p in sorted(folder.rglob("*.html"))
-    }
-    ids = {name: [e.get("id") for e in page.xpath("//*[@id]")] for name, page in pages.items()}
-    problems = []
-    for name, page in pages.items():
-        found = [
-            f"two elements have the id {i}"
-            for i in sorted({i for i in ids[name] if ids[name].count(i) > 1})
-        ]
-        found += [
-            f"unresolved reference {' '.join(e.text_content().split())}"
-            for e in page.find_class("citation")
-        ]
-        found += [
-            f"picture without alternative text: {e.get('src')}"[:120]
-            for e in page.iter("img")
-            if e.get("alt") is None
-        ]
-        levels = [
-            int(e.tag[1])
-            for e in page.xpath(
-                "//main//*[self::h1 or self::h2 or self::h3 or self::h4 or self::h5]"
-            )
-        ]
-        found += [
-            f"heading level jumps from {a} to {b}"
-            for a, b in zip(levels, levels[1:], strict=False)
-            if b > a + 1
-        ]
-        for element, attribute, target, _ in page.iterlinks():
-            url = urlsplit(target)
-            if url.scheme == "data" or (
-                element.tag == "a" and url.scheme in ("http", "https", "mailto")
-            ):
-                continue
-            if url.scheme or url.netloc:
-                found.append(f"<{element.tag} {attribute}> points outside: {target[:80]}")
-                continue
-            there = (
-                posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(url.path)))
-                if url.path
-                else name
-            )
-            if there.startswith("..") or not (folder / there).is_file():
-                found.append(f"link to {target}: there is no such page or file")
-            elif url.fragment and unquote(url.fragment) not in ids.get(there, []):
-                found.append(f"link to {target}: {there} has no such heading")
-        problems += [f"{name}: {problem}" for problem in dict.fromkeys(found)]
-    for style in folder.rglob("*.css"):
-        if re.search(r"url\(\s*[\"']?https?:|@import", style.read_text(encoding="utf-8")):
-            problems.append(f"{style.name}: loads something from outside")
-    return problems
+
+def search_index(sections: list[list[str]]) -> str:
+    "The script that search reads: sections, and for each word where it stands and its weight there."
+    places: dict[str, list[int]] = {}
+    for i, (_, title, heading, text) in enumerate(sections):
+        weights = Counter(words(text))
+        for word in words(heading):
+            weights[word] += 8
+        for word in words(title):
+            weights[word] += 1 if heading else 12
+        for word, weight in weights.items():
+            places.setdefault(word, []).extend((i, weight))
+    index = {"sections": sections, "words": dict(sorted(places.items()))}
+    return f"window.searchIndex={json.dumps(index, ensure_ascii=False, separators=(',', ':'))};\n"
 
 
 def serve(folder: Path, port: int = 8000) -> None:
     "Serve a built site on this machine only, until Ctrl-C."
-    from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
     if not (Path(folder) / "index.html").is_file():

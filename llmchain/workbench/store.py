@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """`value` as JSON, complete or not at all: temporary file, fsync, rename."""
+def write_json(path: Path, value: Any, durable: bool = True) -> None:
+    """`value` as JSON, complete or not at all: temporary file, fsync, rename.
+
+    What is soon written again need not be `durable`: a power cut may then lose it, nothing else."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             json.dump(value, file, ensure_ascii=False, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -185,6 +189,49 @@ class Store:
         path = self.folder / "locks" / key
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path)
+
+
+def garbage(store: Store, recent: float = 3600.0, without: Collection[Path] = ()) -> list[Path]:
+    """Folders of the store that no kept run needs and nobody has touched for `recent` seconds.
+
+    A run is kept while its folder exists and is not in `without`. The newest artifact of each name stays, for notebooks that
+    are opened by hand, and so do the checkpoints of a chapter that has not finished."""
+    runs = store.folder.parent
+    records = [read_json(p) or {} for p in runs.glob("interactive/*/record.json")]
+    kept = [p.parent for p in runs.glob("*/summary.json") if p.parent not in without]
+    for path in (folder / "summary.json" for folder in kept):
+        records += (read_json(path) or {}).get("chapters", [])
+    # a chapter that stopped before its summary was written has said in its own folder what it uses
+    records += [
+        read_json(p) or {} for p in runs.glob("*/*/job.json") if p.parent.parent not in without
+    ]
+    keys = {r.get("key") for r in records}
+    used = {
+        store.path(name, digest)
+        for r in records
+        for name, digest in [*(r.get("inputs") or {}).items(), *(r.get("outputs") or {}).items()]
+    }
+    names = {p.parent.name.replace("+", "/") for p in store.folder.glob("artifacts/*/*")}
+    used |= {store.path(n, digest) for n in names if (digest := store.latest(n))}
+    found = [p for p in store.folder.glob("artifacts/*/*") if p not in used]
+    found += [p for p in store.folder.glob("results/*/*") if p.name not in keys]
+    done = {p.name for p in store.folder.glob("results/*/*")}
+    found += [p for p in store.folder.glob("work/*") if p.name in done]
+    found += list(store.folder.glob("tmp/*"))
+    now = time.time()
+    return sorted(p for p in found if now - p.stat().st_mtime > recent)
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder of the store. It is renamed first, so that a half-deleted one is never found."""
+    aside = folder.with_name(f".{uuid.uuid4().hex}.gone")
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+def size(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
 
 def _fsync(path: Path) -> None:

@@ -25,7 +25,7 @@ from jupyter_client.provisioning import LocalProvisioner
 
 PRELOAD = "LLMCHAIN_PRELOAD"  # names a JSON file: what the server imports, and its log
 PROVISIONER = "llmchain-forked"  # the entry point of ForkedProvisioner in pyproject.toml
-ALWAYS = ("papermill", "nbclient", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib.pyplot")
+ALWAYS = ("papermill", "nbclient", "ipykernel.kernelapp", "ipykernel.ipkernel")
 
 
 # ── in the runner ─────────────────────────────────────────────────────────────────────────────

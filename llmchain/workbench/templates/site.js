@@ -1,77 +1,104 @@
-// Menu and search. The index is a plain script, so all of it works from file:// as well.
+// Menu, colours, scrolling by keyboard, and search. Plain scripts: all of it works from file:// too.
 "use strict";
+const root = document.documentElement;
 const menu = document.querySelector(".menu"), fold = document.getElementById("fold");
 menu.addEventListener("click", () => {
   menu.setAttribute("aria-expanded", String(fold.classList.toggle("open")));
 });
 
-// English words, and Chinese as overlapping pairs of characters
-const terms = text => [...text.toLowerCase().matchAll(/\p{Script=Han}+|[\p{L}\p{N}_]+?(?=\p{Script=Han}|[^\p{L}\p{N}_]|$)/gu)]
-  .flatMap(([run]) => /\p{Script=Han}/u.test(run) && run.length > 1
+const theme = document.querySelector(".theme"), system = matchMedia("(prefers-color-scheme: dark)");
+const dark = () => (root.dataset.theme || (system.matches ? "dark" : "light")) === "dark";
+const name = () => theme.setAttribute("aria-pressed", String(dark()));
+theme.addEventListener("click", () => {
+  root.dataset.theme = dark() ? "light" : "dark";
+  try { localStorage.setItem("theme", root.dataset.theme); } catch { /* not kept, then */ }
+  name();
+});
+system.addEventListener("change", name);
+name();
+
+// only what is too wide or too long is a stop for the keyboard
+const fits = new ResizeObserver(entries => entries.forEach(({ target: e }) => {
+  if (e.scrollWidth > e.clientWidth || e.scrollHeight > e.clientHeight) e.tabIndex = 0;
+  else e.removeAttribute("tabindex");
+}));
+document.querySelectorAll("pre, .scroll").forEach(e => fits.observe(e));
+
+const nav = document.querySelector(".side nav"), here = nav.querySelector("[aria-current]");
+if (here) nav.scrollTop = here.offsetTop - nav.offsetTop - nav.clientHeight / 2;
+
+// as `words` in site.py: words, and Chinese as overlapping pairs of characters
+const HAN = /^[\u3400-\u9fff]/;
+const words = text => (text.toLowerCase().match(/[\u3400-\u9fff]+|(?:(?![\u3400-\u9fff])[\p{L}\p{N}_])+/gu) || [])
+  .flatMap(run => HAN.test(run) && run.length > 1
     ? Array.from({ length: run.length - 1 }, (_, i) => run.slice(i, i + 2)) : [run]);
 
-let places;  // term -> Map(section -> weight), made when first needed
-const index = () => {
-  places = new Map();
-  window.searchIndex.forEach((section, i) => {
-    const count = (text, weight) => terms(text).forEach(term => {
-      if (!places.has(term)) places.set(term, new Map());
-      places.get(term).set(i, (places.get(term).get(i) || 0) + weight);
-    });
-    count(section.t, section.s ? 1 : 12);
-    count(section.s, 8);
-    count(section.x, 1);
-  });
-};
+const form = document.querySelector(".search"), box = form.querySelector("input");
+const hits = form.querySelector(".hits"), list = form.querySelector("ol"), said = form.querySelector("[role=status]");
+let loading;
+const load = () => loading ||= new Promise((resolve, reject) => {
+  const script = document.createElement("script");
+  Object.assign(script, { src: form.dataset.up + "search.js", onload: resolve, onerror: reject });
+  document.head.append(script);
+});
 
 const find = query => {
-  if (!places) index();
-  const wanted = [...new Set(terms(query))], total = window.searchIndex.length;
+  const { sections, words: places } = window.searchIndex;
   let scores = null;
-  for (const term of wanted) {
-    const here = new Map();
-    for (const [known, sections] of places) {
-      const exact = known === term;
-      if (!exact && !(known.startsWith(term) || (/^\p{Script=Han}$/u.test(term) && known.includes(term)))) continue;
-      for (const [i, n] of sections)
-        here.set(i, (here.get(i) || 0) + (exact ? 1 : 0.5) * n / (n + 2) * Math.log(1 + total / sections.size) * (n >= 8 ? 2 : 1));
+  for (const word of new Set(words(query))) {
+    const found = new Map(), single = HAN.test(word) && word.length === 1;
+    for (const known in places) {
+      if (!known.startsWith(word) && !(single && known.includes(word))) continue;
+      const at = places[known], rare = Math.log(1 + 2 * sections.length / at.length);
+      for (let i = 0; i < at.length; i += 2) {
+        const n = at[i + 1];
+        found.set(at[i], (found.get(at[i]) || 0) + (known === word ? 2 : 1) * (n >= 8 ? 2 : 1) * rare * n / (n + 2));
+      }
     }
-    scores = scores === null ? here
-      : new Map([...scores].filter(([i]) => here.has(i)).map(([i, s]) => [i, s + here.get(i)]));
+    scores = scores === null ? found
+      : new Map([...scores].filter(([i]) => found.has(i)).map(([i, s]) => [i, s + found.get(i)]));
   }
-  return [...(scores || [])].sort((a, b) => b[1] - a[1]).map(([i]) => window.searchIndex[i]);
+  return [...(scores || [])].sort((a, b) => b[1] - a[1]).map(([i]) => sections[i]);
 };
 
-const form = document.querySelector(".search"), box = form.querySelector("input");
-const list = form.querySelector("ol"), said = form.querySelector("[role=status]");
-const marked = (text, query) => {  // text nodes and <mark>, never innerHTML
-  const words = query.toLowerCase().split(/\s+/).filter(Boolean);
-  const at = Math.max(0, Math.min(...words.map(w => text.toLowerCase().indexOf(w)).filter(i => i >= 0), text.length) - 40);
-  const part = (at ? "… " : "") + text.slice(at, at + 110) + (at + 110 < text.length ? " …" : "");
-  const small = document.createElement("small");
-  let rest = part;
-  while (rest) {
-    const hits = words.map(w => [rest.toLowerCase().indexOf(w), w.length]).filter(([i]) => i >= 0).sort((a, b) => a[0] - b[0]);
-    if (!hits.length) { small.append(rest); break; }
-    const [i, n] = hits[0], mark = document.createElement("mark");
-    mark.textContent = rest.slice(i, i + n);
-    small.append(rest.slice(0, i), mark);
-    rest = rest.slice(i + n);
+const pattern = query => new RegExp([...query.trim().split(/\s+/), ...words(query)]
+  .map(word => word.replace(/[\\^$.*+?()[\]{}|\/]/g, "\\$&")).join("|"), "giu");
+const painted = (text, wanted) => {  // text nodes and <mark>, never innerHTML
+  const parts = [];
+  let at = 0;
+  for (const match of text.matchAll(wanted)) {
+    const mark = document.createElement("mark");
+    mark.textContent = match[0];
+    parts.push(text.slice(at, match.index), mark);
+    at = match.index + match[0].length;
   }
+  return [...parts, text.slice(at)];
+};
+const excerpt = (text, wanted) => {
+  const first = Math.max(0, text.search(wanted)), small = document.createElement("small");
+  const start = first > 50 ? Math.min(first, text.indexOf(" ", first - 50) + 1 || first - 20) : 0;
+  const end = start + 160;
+  small.append(start ? "… " : "", ...painted(text.slice(start, end), wanted), end < text.length ? " …" : "");
   return small;
 };
-const search = () => {
-  const query = box.value.trim(), found = query ? find(query) : [];
-  list.replaceChildren(...found.slice(0, 10).map(section => {
+
+const search = async () => {
+  const query = box.value.trim();
+  if (query) await load().catch(() => { said.textContent = "The index could not be loaded"; });
+  if (query !== box.value.trim() || (query && !window.searchIndex)) return;
+  const found = query ? find(query) : [], wanted = pattern(query);
+  list.replaceChildren(...found.slice(0, 12).map(([url, title, heading, text]) => {
     const item = document.createElement("li"), link = document.createElement("a");
-    link.href = form.dataset.up + section.u;
-    link.append(section.s ? `${section.t} › ${section.s}` : section.t, marked(section.x, query));
+    link.href = form.dataset.up + url;
+    link.append(...painted(heading ? `${title} › ${heading}` : title, wanted), excerpt(text, wanted));
     item.append(link);
     return item;
   }));
+  hits.hidden = !query;
   said.textContent = !query ? "" : !found.length ? "Nothing found" : `${found.length} found`;
 };
 box.addEventListener("input", search);
+box.addEventListener("focus", () => { load().catch(() => {}); if (box.value) search(); });
 form.addEventListener("submit", event => { event.preventDefault(); list.querySelector("a")?.click(); });
 form.addEventListener("keydown", event => {
   const links = [box, ...list.querySelectorAll("a")], at = links.indexOf(document.activeElement);
@@ -81,6 +108,8 @@ form.addEventListener("keydown", event => {
   else return;
   event.preventDefault();
 });
+for (const kind of ["pointerdown", "focusin"])
+  document.addEventListener(kind, event => { if (!form.contains(event.target)) hits.hidden = true; });
 document.addEventListener("keydown", event => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.matches("input, textarea")) return;
   event.preventDefault();
