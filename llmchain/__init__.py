@@ -3,6 +3,7 @@
 Modules:
 
 - `llmchain.workbench.apidoc`: API pages as Markdown, read from the source of a module.
+- `llmchain.workbench.bench`: Side-by-side benchmarks: ours and its peers in turn, same input, ratios of medians with their spread.
 - `llmchain.workbench.catalog`: The data catalogue: where each set or weight comes from, its licence, and its hash.
 - `llmchain.workbench.checks`: What fails the build of the site: figures that are not those of the run, and dead links.
 - `llmchain.workbench.contract`: What a notebook declares: its place in the chain, its parameters, and the rules for their values.

@@ -166,6 +166,9 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="chapters at a time")] = 2,
     force: Annotated[bool, typer.Option("--force", help="run even what is finished")] = False,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="go on after a failure")] = False,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.1, help="seconds a chapter may take")
+    ] = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="start what states more memory than there is")
     ] = False,
@@ -185,7 +188,7 @@ def run(
     runs = []
     for _, words in choices:  # all are checked before the first starts
         known, selected, values, changed = _checked(chapters, profile, words, only)
-        options: dict[str, Any] = {"jobs": jobs, "force": force, "keep_going": keep_going}
+        options: dict[str, Any] = {"jobs": jobs, "force": force, "keep_going": keep_going, "timeout": timeout}  # fmt: skip
         runs.append(partial(Run, known, selected, profile, values, changed, **options))
         if not anyway and (lines := runs[-1]().too_large()):
             raise contract.ContractError(lines)
@@ -384,6 +387,33 @@ def board(
     folder = find_run(name) if name else store.runs_folder()
     words = ["-m", "tensorboard.main", f"--logdir={folder}", f"--port={port}"]
     os.execv(sys.executable, [sys.executable, *words])
+
+
+@app.command("bench")
+def bench_command(
+    names: Annotated[list[str] | None, typer.Argument(help="none = say which there are")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="after one that is not counted")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Time ours beside its peers, in turn, and print the ratios with their spread."""
+    from llmchain.workbench import bench
+
+    for name in names or []:
+        bench.load(name)  # a wrong name is told before anything is measured
+    results = [bench.run(name, rounds) for name in names or []]
+    if as_json:
+        _print_json(results[0] if len(results) == 1 else results if names else bench.names())
+        return
+    if not names:
+        print("benchmarks:", ", ".join(bench.names()))
+    mark = {True: "✓", False: "✗ missed", None: ""}
+    for found in results:
+        rows = [
+            [peer, f"{r['ratio']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}", str(r["goal"] or ""), mark[r["reached"]]]
+            for peer, r in found["ratios"].items()
+        ]  # fmt: skip
+        title = f"{found['name']}: times better than the peer ({found['unit']}, {found['rounds']} rounds)"
+        _console().print(_table(title, ["peer", "ratio", "spread", "goal", ""], rows))
 
 
 @app.command()

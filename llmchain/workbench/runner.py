@@ -231,12 +231,14 @@ class Run:
         force: bool = False,
         keep_going: bool = False,
         artifacts: dict[str, str] | None = None,
+        timeout: float | None = None,
         notify: Callable[["Run"], None] = lambda run: None,
     ) -> None:
         self.root = project_root()
         self.chapters, self.profile, self.changed = chapters, profile, changed
         self.parameters, self.jobs, self.force = parameters, jobs, force
         self.keep_going, self.notify = keep_going, notify
+        self.timeout = timeout  # seconds for a chapter; None: as long as it takes
         self.artifacts = artifacts or {}  # taken before the newest, for a run that is made again
         self.store = Store()
         self.started = time.time()
@@ -244,7 +246,7 @@ class Run:
         self.state = "running"
         self._written = 0.0
         self._server: warm.Server | None = None
-        self.id = f"{time.strftime('%Y%m%dT%H%M%S')}-{profile}-{uuid.uuid4().hex[:4]}"
+        self.id = f"{_stamp()}-{profile}-{uuid.uuid4().hex[:4]}"
         self.folder = runs_folder() / self.id
         self.states = {i: State(chapters[i]) for i in selected}
         self.depends = {
@@ -264,10 +266,13 @@ class Run:
                 if time.time() - self._written > 2:  # for `llmchain status` in another terminal
                     self._written = time.time()
                     write_json(self.folder / "summary.json", self.summary(), durable=False)
-                time.sleep(0.1)
+                time.sleep(0.03)
             self.state = "finished"
         except KeyboardInterrupt:
-            self._stop()
+            try:
+                self._stop()
+            except KeyboardInterrupt:  # again: no more waiting
+                self._stop(grace=0.0)
             self.state = "interrupted"
         self.seconds = time.time() - self.started
         summary = self.summary()
@@ -407,7 +412,7 @@ class Run:
             "MPLBACKEND": "agg",
         }
         state.process = self._server.start(worker.main, str(folder / "job.json"), environment)
-        state.status, state.started = "running", time.time()
+        state.status, state.started = "running", time.monotonic()
 
     def _imports(self) -> set[str]:
         """What the chapters of this run import; nothing that could touch a GPU before the fork."""
@@ -458,8 +463,14 @@ class Run:
 
     def _collect(self, state: State) -> None:
         """See whether a worker has ended and how."""
-        state.seconds = time.time() - state.started
-        if state.process is None or state.process.exitcode is None:
+        state.seconds = time.monotonic() - state.started
+        if state.process is None:
+            return
+        late = self.timeout is not None and state.seconds > self.timeout
+        if late and state.process.exitcode is None:
+            stop_tree(state.process.pid or 0)
+            state.process.join()
+        if state.process.exitcode is None:
             return
         folder = self.folder / state.chapter.id
         kept = self.store.result(state.chapter.id, state.key)
@@ -472,15 +483,31 @@ class Run:
         state.record = {"inputs": inputs, **(read_json(folder / "record.json") or {})}
         state.status = "failed"
         state.error = outcome.get("error") or _how_it_ended(state.process.exitcode)
+        if late:
+            state.error = (
+                f"took longer than {self.timeout:g} s; run again without --timeout to resume"
+            )
 
-    def _stop(self) -> None:
+    def _stop(self, grace: float = 3.0) -> None:
         for state in self.states.values():
             if state.status == "running" and state.process is not None:
-                stop_tree(state.process.pid or 0)
+                stop_tree(state.process.pid or 0, grace)
                 state.process.join()
                 state.status = "interrupted"
             elif state.status == "waiting":
                 state.status, state.error = "skipped", "not run, because the run was interrupted"
+
+
+def _stamp() -> str:
+    """Time of day for the name of a run, later than that of all others even if the clock went back."""
+    form = "%Y%m%dT%H%M%S"
+    newest = max((p.name[:15] for p in runs_folder().glob("2*T*-*")), default="")
+    now = time.time()
+    try:
+        now = max(now, time.mktime(time.strptime(newest, form)) + 1)
+    except ValueError:
+        pass  # no run yet
+    return time.strftime(form, time.localtime(now))
 
 
 def _how_it_ended(code: int) -> str:
@@ -491,8 +518,8 @@ def _how_it_ended(code: int) -> str:
     return f"the worker was ended by {name}{hint}; run again to resume"
 
 
-def stop_tree(pid: int) -> None:
-    """End a process and all it started: politely, then after three seconds by force."""
+def stop_tree(pid: int, grace: float = 3.0) -> None:
+    """End a process and all it started: politely, then after `grace` seconds by force."""
     import psutil
 
     try:
@@ -504,7 +531,7 @@ def stop_tree(pid: int) -> None:
             process.terminate()
         except psutil.NoSuchProcess:
             pass
-    _, alive = psutil.wait_procs(tree, timeout=3)
+    _, alive = psutil.wait_procs(tree, timeout=grace)
     for process in alive:
         process.kill()
 

@@ -107,7 +107,7 @@ class Store:
         digest = digest_of(files)
         target = self.path(name, digest)
         if self.problems(name, digest) == []:
-            os.utime(target / MANIFEST)  # newest again: `latest` goes by the manifest's time
+            self._newest(target)
             shutil.rmtree(folder)
             return digest
         for path in folder.rglob("*"):
@@ -121,11 +121,20 @@ class Store:
             target.rename(self.fresh() / "damaged")
         folder.rename(target)
         _fsync(target.parent)
+        self._newest(target)
         return digest
+
+    def _newest(self, target: Path) -> None:
+        """Make an artifact the latest of its name; later than all others even if the clock went back."""
+        others = [p.stat().st_mtime_ns for p in target.parent.glob(f"*/{MANIFEST}")]
+        now = max([time.time_ns(), *(t + 1000 for t in others)])
+        os.utime(target / MANIFEST, ns=(now, now))
 
     def problems(self, name: str, digest: str) -> list[str]:
         """What keeps the artifact from being used, one line each; empty when it verifies."""
         folder = self.path(name, digest)
+        if folder.is_symlink():
+            return [f"{name} {digest[:12]}: is a link; artifacts are folders of the store"]
         manifest = read_json(folder / MANIFEST)
         if manifest is None:
             return [f"{name} {digest[:12]}: no readable manifest"]

@@ -25,7 +25,11 @@ from jupyter_client.provisioning import LocalProvisioner
 
 PRELOAD = "LLMCHAIN_PRELOAD"  # names a JSON file: what the server imports, and its log
 PROVISIONER = "llmchain-forked"  # the entry point of ForkedProvisioner in pyproject.toml
-ALWAYS = ("papermill", "nbclient", "ipykernel.kernelapp", "ipykernel.ipkernel")
+ALWAYS = (
+    *("papermill", "nbclient", "ipykernel.kernelapp", "ipykernel.ipkernel"),
+    # a process that is started with multiprocessing imports the main module of its parent again
+    *("llmchain.workbench.cli", "llmchain.workbench.worker", "llmchain.workbench.chapter"),
+)
 
 
 # ── in the runner ─────────────────────────────────────────────────────────────────────────────
@@ -199,11 +203,16 @@ def _become_kernel(reading: int) -> None:
             os.chdir(order["cwd"])
             # what the chapter starts with multiprocessing must not take it for a worker of ours
             sys.modules.pop("__mp_main__", None)
-            sys.argv = ["ipykernel_launcher", "-f", order["file"]]
+            sys.argv = [
+                "ipykernel_launcher",
+                "-f",
+                order["file"],
+            ]  # as a program started by Jupyter has
             use_threads(int(os.environ.get("LLMCHAIN_THREADS", "1")))
             from ipykernel.kernelapp import IPKernelApp
 
-            IPKernelApp.launch_instance()
+            # nobody types here, so there is no history to keep, and no database and thread for it
+            IPKernelApp.launch_instance(["-f", order["file"], "--HistoryManager.enabled=False"])
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0

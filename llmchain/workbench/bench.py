@@ -1,0 +1,118 @@
+"""Side-by-side benchmarks: ours and its peers in turn, same input, ratios of medians with their spread.
+
+A benchmark is `benchmarks/<name>.py` with
+
+    UNIT      what is measured, as in "seconds" (less is better)
+    GOALS     {peer: ratio of the peer's median to ours that we want}
+    commands(folder)  {"ours": [argv, …], peer: [argv, …], …}; the commands of one contender are run
+                      one after the other, and `folder` is an empty one for their files
+
+Measured is the wall time of the commands. A command that measures something narrower prints
+`{"value": number, "quality": {…}}` as its last line; values of one contender are then added up.
+"""
+
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from llmchain.workbench.contract import nearest, project_root
+
+
+def names() -> list[str]:
+    """What can be measured."""
+    return sorted(p.stem for p in (project_root() / "benchmarks").glob("*.py"))
+
+
+def load(name: str) -> Any:
+    """The module of a benchmark; ValueError with the nearest name if there is none."""
+    if name not in names():
+        raise ValueError(f"bench: no benchmark `{name}`{nearest(name, names())}")
+    path = project_root() / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def measure(commands: list[list[str]]) -> dict[str, Any]:
+    """Run commands one after the other: value, peak memory in MB, quality if one was printed.
+
+    RuntimeError with the end of what it said if a command fails."""
+    total, printed, peak = 0.0, False, 0.0
+    quality: dict[str, Any] = {}
+    begun = time.perf_counter()
+    for command in commands:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        out = process.stdout.read().decode(errors="replace") if process.stdout else ""
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"bench: {' '.join(command)[:80]} failed: {out.strip()[-300:]}")
+        peak = max(peak, used.ru_maxrss / 1024)
+        try:
+            told = json.loads(out.strip().splitlines()[-1])
+            total, printed = total + told["value"], True
+            quality |= told.get("quality", {})
+        except (IndexError, ValueError, KeyError, TypeError):
+            pass  # the wall time counts
+    value = total if printed else time.perf_counter() - begun
+    return {"value": value, "peak_rss_mb": round(peak, 1), "quality": quality}
+
+
+def run(name: str, rounds: int = 3) -> dict[str, Any]:
+    """Measure all contenders in turn, `rounds` times after one that is not counted."""
+    module = load(name)
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = module.commands(Path(folder))
+        found: dict[str, list[dict[str, Any]]] = {who: [] for who in contenders}
+        for number in range(rounds + 1):
+            for who, commands in contenders.items():  # A B A B: what drifts hits all alike
+                result = measure(commands)
+                if number:
+                    found[who].append(result)
+    return summarise(name, module.UNIT, module.GOALS, found)
+
+
+def summarise(
+    name: str, unit: str, goals: dict[str, float], found: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """What a program reads of a benchmark: ratios (above one: ours is better) of medians."""
+    values = {who: [r["value"] for r in results] for who, results in found.items()}
+    ours = values.pop("ours")
+    ratios = {}
+    for peer, theirs in values.items():
+        each = [t / o for t, o in zip(theirs, ours, strict=True)]
+        ratios[peer] = {
+            "ratio": statistics.median(theirs) / statistics.median(ours),
+            "low": min(each),
+            "high": max(each),
+            "goal": goals.get(peer),
+        }
+        ratios[peer]["reached"] = (
+            None if peer not in goals else ratios[peer]["ratio"] >= goals[peer]
+        )
+    best = min(ratios.values(), key=lambda r: r["ratio"])
+    return {
+        "name": name,
+        "ratio": best["ratio"],
+        "goal": best["goal"],
+        "unit": unit,
+        "ours": ours,
+        "peers": values,
+        "ratios": ratios,
+        "quality": {who: results[-1]["quality"] for who, results in found.items()},
+        "peak_rss_mb": {
+            who: max(r["peak_rss_mb"] for r in results) for who, results in found.items()
+        },  # fmt: skip
+        "rounds": len(ours),
+        "interleaved": True,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+    }
