@@ -192,6 +192,10 @@ def use_threads(count: int) -> None:
 def _become_kernel(reading: int) -> None:
     """In the forked process: wait for the order, serve until told to stop, and end the process."""
     code = 1
+    if sys.platform == "linux":  # PR_SET_PDEATHSIG: a worker that is killed takes its kernel along
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     try:
         with os.fdopen(reading) as pipe:
             text = pipe.read()

@@ -194,26 +194,6 @@ def test_chapter_that_takes_too_long_is_stopped_and_can_go_on(slow: Project) -> 
     assert again["code"] == 0 and again["chapters"][0]["metrics"]["resumed_at"] >= 1
 
 
-def test_second_interrupt_does_not_wait(project: Project) -> None:
-    """A chapter that ignores polite signals is ended at once when Ctrl-C comes again."""
-    body = (
-        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        '(ch.scratch / "steps").write_text("9")\ntime.sleep(60)\nch.write("corpus/raw", [])'
-    )
-    project.put("01_first", chapter("01_first", makes="corpus/raw", body=body))
-    run = start(project, "01")
-    wait_for_step(project)
-    children = psutil.Process(run.pid).children(recursive=True)
-    os.kill(run.pid, signal.SIGINT)
-    time.sleep(0.7)
-    begun = time.monotonic()
-    os.kill(run.pid, signal.SIGINT)
-    out, err = run.communicate(timeout=60)
-    assert run.returncode == 130 and json.loads(out)["state"] == "interrupted", err
-    assert not psutil.wait_procs(children, timeout=10)[1]
-    assert time.monotonic() - begun < 10
-
-
 def test_full_disk_publishes_nothing(project: Project) -> None:
     """Files may grow to 300 kB: the chapter's own output does not fit."""
     body = 'ch.write("corpus/raw", [{"i": i, "text": "x" * 1000} for i in range(2000)])'
