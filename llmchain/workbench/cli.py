@@ -192,9 +192,14 @@ def run(
         runs.append(partial(Run, known, selected, profile, values, changed, **options))
         if not anyway and (lines := runs[-1]().too_large()):
             raise contract.ContractError(lines)
-    summaries = [_execute(make, as_json) for make in runs]
+    summaries: list[dict[str, Any]] = []
+    for make in runs:
+        summaries.append(_execute(make, as_json))
+        if summaries[-1]["state"] == "interrupted":  # Ctrl-C ends the sweep, not one run of it
+            break
     if len(choices) > 1:
-        rows = compare.sweep_rows([chosen for chosen, _ in choices], summaries)
+        chosen = [values for values, _ in choices[: len(summaries)]]
+        rows = compare.sweep_rows(chosen, summaries)
         _print_sweep(rows, as_json)
     elif as_json:
         _print_json(summaries[0])

@@ -9,8 +9,6 @@ from llmchain.workbench import contract
 from llmchain.workbench.runner import read_summary
 from llmchain.workbench.store import read_json
 
-Values = dict[str, dict[str, Any]]
-
 
 def changes(a: dict[str, Any] | None, b: dict[str, Any] | None) -> dict[str, list[Any]]:
     """The keys whose values differ, with both; None where one of the two has no such key."""

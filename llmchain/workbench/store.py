@@ -203,8 +203,9 @@ class Store:
 def garbage(store: Store, recent: float = 3600.0, without: Collection[Path] = ()) -> list[Path]:
     """Folders of the store that no kept run needs and nobody has touched for `recent` seconds.
 
-    A run is kept while its folder exists and is not in `without`. The newest artifact of each name stays, for notebooks that
-    are opened by hand, and so do the checkpoints of a chapter that has not finished."""
+    A run is kept while its folder exists and is not in `without`. The newest artifact of each name
+    stays, for notebooks that are opened by hand, and so do the checkpoints of a chapter that has not
+    finished."""
     runs = store.folder.parent
     records = [read_json(p) or {} for p in runs.glob("interactive/*/record.json")]
     kept = [p.parent for p in runs.glob("*/summary.json") if p.parent not in without]

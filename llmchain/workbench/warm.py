@@ -65,7 +65,7 @@ class Server:
         self._first.start()
 
     def _wait(self, preload: str) -> None:
-        self.start(_nothing)
+        self.start(os.getpid)  # any function will do
         Path(preload).unlink(missing_ok=True)
 
     @property
@@ -78,10 +78,6 @@ class Server:
         process = self._context.Process(target=function, args=arguments)
         process.start()
         return process
-
-
-def _nothing() -> None:
-    pass
 
 
 # ── in the server ─────────────────────────────────────────────────────────────────────────────
@@ -207,11 +203,8 @@ def _become_kernel(reading: int) -> None:
             os.chdir(order["cwd"])
             # what the chapter starts with multiprocessing must not take it for a worker of ours
             sys.modules.pop("__mp_main__", None)
-            sys.argv = [
-                "ipykernel_launcher",
-                "-f",
-                order["file"],
-            ]  # as a program started by Jupyter has
+            # as a program started by Jupyter has
+            sys.argv = ["ipykernel_launcher", "-f", order["file"]]
             use_threads(int(os.environ.get("LLMCHAIN_THREADS", "1")))
             from ipykernel.kernelapp import IPKernelApp
 

@@ -161,7 +161,7 @@ ch.claim("steps", len(done["history"]), equal=80)"""
 
 @pytest.mark.slow
 def test_runner_killed_at_random_moments_gives_the_same_bits(project: Project) -> None:
-    """Ten kills, each at a moment of its own; the weights are those of a run that nobody disturbed."""
+    """Up to ten kills (a run that ends first ends them), each at a moment of its own; the weights are those of a run that nobody disturbed."""
     text = chapter("01_first", makes="corpus/raw", body=TRAINING)
     text = text.replace("from llmchain.workbench.chapter", "import torch\\nfrom llmchain.workbench.chapter")  # fmt: skip
     project.put("01_first", text)
