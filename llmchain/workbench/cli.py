@@ -198,7 +198,7 @@ def run(
         if summaries[-1]["state"] == "interrupted":  # Ctrl-C ends the sweep, not one run of it
             break
     if len(choices) > 1:
-        chosen = [values for values, _ in choices[: len(summaries)]]
+        chosen = [picked for picked, _ in choices[: len(summaries)]]
         rows = compare.sweep_rows(chosen, summaries)
         _print_sweep(rows, as_json)
     elif as_json:
