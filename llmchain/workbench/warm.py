@@ -73,7 +73,7 @@ class Server:
         """Whether the imports are done."""
         return not self._first.is_alive()
 
-    def start(self, function: Callable[..., None], *arguments: Any) -> BaseProcess:
+    def start(self, function: Callable[..., object], *arguments: Any) -> BaseProcess:
         """Call a function of a module in a process of its own."""
         process = self._context.Process(target=function, args=arguments)
         process.start()
