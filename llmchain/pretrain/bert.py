@@ -9,7 +9,7 @@ __all__ = ['BertConfig', 'Bert', 'BertPretraining', 'bert_names', 'bert_pretrain
 # %% ../../nbs/02_pretraining/09_bert.ipynb #7c921e5b
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -272,6 +272,7 @@ def to_hf(
 # %% ../../nbs/02_pretraining/09_bert.ipynb #807ebe32
 def load_bert(
     path: str | Path,  # folder with config.json and model.safetensors
+    dropout: float | None = None,  # share dropped when it learns; None: as the file says
 ) -> Bert:  # in evaluation mode, fp32
     "Read the encoder of any BERT saved by transformers; a missing encoder weight is an error."
     from safetensors.torch import load_file
@@ -281,6 +282,8 @@ def load_bert(
         if not (path / file).is_file():
             raise FileNotFoundError(f"load_bert: no {file} in {path}")
     config = bert_config_from_hf(SimpleNamespace(**json.loads((path / "config.json").read_text())))
+    if dropout is not None:
+        config = replace(config, dropout=dropout)
     stored = load_file(path / "model.safetensors")
     stored = {name.removeprefix("bert."): weight.float() for name, weight in stored.items()}
     model, names = Bert(config), bert_names(config.n_layer)

@@ -6,6 +6,7 @@ completed that never ran.
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import json
@@ -14,9 +15,10 @@ import platform
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from multiprocessing.process import BaseProcess
@@ -245,6 +247,7 @@ class Run:
         self.seconds = 0.0
         self.state = "running"
         self._written = 0.0
+        self._interrupts = 0
         self._server: warm.Server | None = None
         self.id = f"{_stamp()}-{profile}-{uuid.uuid4().hex[:4]}"
         self.folder = runs_folder() / self.id
@@ -259,26 +262,42 @@ class Run:
         OSError if the run folder cannot be written. Ctrl-C stops the workers cleanly."""
         self.folder.mkdir(parents=True)
         write_json(self.folder / "environment.json", environment(self.root))
-        try:
+        with self._interrupts_counted():
             while any(s.status in ("waiting", "running") for s in self.states.values()):
+                if self._interrupts:
+                    self._stop()
+                    break
                 self._step()
                 self.notify(self)
                 if time.time() - self._written > 2:  # for `llmchain status` in another terminal
                     self._written = time.time()
                     write_json(self.folder / "summary.json", self.summary(), durable=False)
                 time.sleep(0.03)
-            self.state = "finished"
-        except KeyboardInterrupt:
-            try:
-                self._stop()
-            except KeyboardInterrupt:  # again: no more waiting
-                self._stop(grace=0.0)
-            self.state = "interrupted"
+            self.state = "interrupted" if self._interrupts else "finished"
         self.seconds = time.time() - self.started
         summary = self.summary()
         write_json(self.folder / "summary.json", summary)
         self.notify(self)
         return summary
+
+    @contextlib.contextmanager
+    def _interrupts_counted(self) -> Iterator[None]:
+        """Ctrl-C is counted and looked at between two steps.
+
+        An exception out of the middle of a step could forget a worker that has just been started."""
+
+        def count(number: int, frame: object) -> None:
+            self._interrupts += 1
+
+        main = threading.current_thread() is threading.main_thread()
+        if not main or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            yield  # only the main thread may set handlers; and `nohup` and `&` mean what they say
+            return
+        before = signal.signal(signal.SIGINT, count)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def summary(self) -> dict[str, Any]:
         """The run as programs read it (`llmchain show --json`)."""
@@ -488,10 +507,11 @@ class Run:
                 f"took longer than {self.timeout:g} s; run again without --timeout to resume"
             )
 
-    def _stop(self, grace: float = 3.0) -> None:
+    def _stop(self) -> None:
+        """End all workers; a second Ctrl-C ends the wait for those that do not go by themselves."""
         for state in self.states.values():
             if state.status == "running" and state.process is not None:
-                stop_tree(state.process.pid or 0, grace)
+                stop_tree(state.process.pid or 0, hurry=lambda: self._interrupts > 1)
                 state.process.join()
                 state.status = "interrupted"
             elif state.status == "waiting":
@@ -518,8 +538,8 @@ def _how_it_ended(code: int) -> str:
     return f"the worker was ended by {name}{hint}; run again to resume"
 
 
-def stop_tree(pid: int, grace: float = 3.0) -> None:
-    """End a process and all it started: politely, then after `grace` seconds by force."""
+def stop_tree(pid: int, grace: float = 3.0, hurry: Callable[[], bool] = lambda: False) -> None:
+    """End a process and all it started: politely, then after `grace` seconds or `hurry` by force."""
     import psutil
 
     try:
@@ -527,13 +547,14 @@ def stop_tree(pid: int, grace: float = 3.0) -> None:
     except psutil.NoSuchProcess:
         return
     for process in reversed(tree):
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-        except psutil.NoSuchProcess:
-            pass
-    _, alive = psutil.wait_procs(tree, timeout=grace)
+    alive, until = tree, time.monotonic() + grace
+    while alive and time.monotonic() < until and not hurry():
+        _, alive = psutil.wait_procs(alive, timeout=0.1)
     for process in alive:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def environment(root: Path) -> dict[str, Any]:

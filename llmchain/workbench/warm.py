@@ -49,6 +49,8 @@ class Server:
             "MPLBACKEND": "agg",
             "OPENBLAS_NUM_THREADS": "1",  # more would be threads at import, and forbid to fork
             "TOKENIZERS_PARALLELISM": "true",
+            # a kernel that was killed cannot give back its locks; the tracker does, and need not tell
+            "PYTHONWARNINGS": "ignore:resource_tracker",
         }
         before = {name: os.environ.get(name) for name in settings}
         os.environ.update(settings)

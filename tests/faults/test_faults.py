@@ -26,11 +26,11 @@ ch.write("corpus/raw", [{"i": 1}])
 ch.claim("rows", 1, equal=1)"""
 
 
-def start(project: Project, *words: str) -> subprocess.Popen[str]:
+def start(project: Project, *words: str, **variables: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "llmchain.workbench.cli", "run", *words, "--json"]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=project.environment(), cwd=project.root, start_new_session=True,
+        env=project.environment(**variables), cwd=project.root, start_new_session=True,
     )  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def test_deleted_run_folder_does_not_hurt_the_next_run(project: Project) -> None
     assert Path(first["folder"]).parent == project.runs
 
 
-TRAINING = """import time, torch
+TRAINING = """import os, time, torch
 from safetensors.torch import save_file
 from llmchain.pretrain.training import train
 from torch import nn
@@ -142,7 +142,7 @@ class Squares:
         return {"x": len(batch["x"])}
 
     def sums(self, model, batch):
-        time.sleep(0.03)
+        time.sleep(float(os.environ.get("SECONDS_A_STEP", "0")))
         return {"x": ((model(batch["x"]) - batch["x"] ** 2) ** 2).sum()}
 
 
@@ -159,28 +159,39 @@ save_file(model.state_dict(), ch.output("corpus/raw") / "model.safetensors")
 ch.claim("steps", len(done["history"]), equal=80)"""
 
 
+def wait_for_checkpoint(project: Project, run: subprocess.Popen[str]) -> None:
+    """Until this run has written one that was not there before."""
+    known = set(project.runs.glob("store/work/*/steps/step_*"))
+    until = time.monotonic() + 60
+    while set(project.runs.glob("store/work/*/steps/step_*")) <= known:
+        assert run.poll() is None and time.monotonic() < until, "no checkpoint was written"
+        time.sleep(0.02)
+
+
 @pytest.mark.slow
 def test_runner_killed_at_random_moments_gives_the_same_bits(project: Project) -> None:
-    """Up to ten kills (a run that ends first ends them), each at a moment of its own; the weights are those of a run that nobody disturbed."""
+    """Ten kills, each at a moment of its own; the weights are those of a run that nobody disturbed."""
     text = chapter("01_first", makes="corpus/raw", body=TRAINING)
     text = text.replace("from llmchain.workbench.chapter", "import torch\\nfrom llmchain.workbench.chapter")  # fmt: skip
     project.put("01_first", text)
     whole = project.summary("01", LLMCHAIN_RUNS=str(project.root / "elsewhere"))
     assert whole["code"] == 0, whole["chapters"][0].get("error")
     rng = random.Random(0)
-    for _ in range(10):
-        run = start(project, "01")
-        until = time.time() + rng.uniform(0.2, 9)
-        while time.time() < until and run.poll() is None:
-            time.sleep(0.02)
-        if run.poll() is not None:
-            break
+    for kill in range(10):
+        run = start(project, "01", SECONDS_A_STEP="0.15")
+        if kill % 3 == 0:  # while it starts
+            time.sleep(rng.uniform(0.2, 4))
+        else:  # while it trains, checkpoints are written and old ones deleted
+            wait_for_checkpoint(project, run)
+            time.sleep(rng.uniform(0, 0.6))
+        assert run.poll() is None, f"it ended before kill {kill}"
         children = psutil.Process(run.pid).children(recursive=True)
         run.kill()
         run.communicate()
         assert not psutil.wait_procs(children, timeout=20)[1], "no orphan goes on writing"
     last = project.summary("01")
     assert last["code"] == 0 and last["certificate"] == whole["certificate"]
+    assert last["chapters"][0]["metrics"]["resumed_from"] > 0
     assert not list(project.runs.glob("store/work/*/steps")), (
         "checkpoints of a finished run are gone"
     )
@@ -192,6 +203,34 @@ def test_chapter_that_takes_too_long_is_stopped_and_can_go_on(slow: Project) -> 
     assert not list(slow.runs.glob("store/artifacts/corpus+raw/*"))
     again = slow.summary("01")
     assert again["code"] == 0 and again["chapters"][0]["metrics"]["resumed_at"] >= 1
+
+
+def test_second_interrupt_does_not_wait(project: Project) -> None:
+    """A chapter that ignores polite signals has three seconds, and none when Ctrl-C comes again."""
+    body = (
+        "import os, signal, subprocess, sys, time\n"
+        'stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"\n'
+        "subprocess.Popen([sys.executable, '-c', stubborn])\ntime.sleep(1)\n"
+        '(ch.scratch / "steps").write_text("9")\ntime.sleep(60)\nch.write("corpus/raw", [])'
+    )
+    project.put("01_first", chapter("01_first", makes="corpus/raw", body=body))
+    took = []
+    for again in (False, True):
+        run = start(project, "01")
+        wait_for_step(project)
+        children = psutil.Process(run.pid).children(recursive=True)
+        begun = time.monotonic()
+        os.kill(run.pid, signal.SIGINT)
+        if again:
+            time.sleep(0.5)
+            os.kill(run.pid, signal.SIGINT)
+        out, err = run.communicate(timeout=50)
+        took.append(time.monotonic() - begun)
+        assert run.returncode == 130 and json.loads(out)["state"] == "interrupted", err
+        assert not psutil.wait_procs(children, timeout=10)[1]
+        for path in project.runs.glob("store/work/*/steps"):
+            path.unlink()
+    assert took[0] >= 3 > took[1], took
 
 
 def test_full_disk_publishes_nothing(project: Project) -> None:
@@ -262,7 +301,6 @@ def test_out_of_memory_is_said(project: Project) -> None:
 
 def test_diverged_training_names_step_and_rate(project: Project) -> None:
     body = TRAINING.replace("lambda s: 1e-2", "lambda s: 1e-2 if s < 30 else float('inf')")
-    body = body.replace("time.sleep(0.03)", "pass")
     text = chapter("01_first", makes="corpus/raw", body=body)
     project.put("01_first", text.replace("from llmchain.workbench.chapter", "import torch\\nfrom llmchain.workbench.chapter"))  # fmt: skip
     error = project.summary("01")["chapters"][0]["error"]
