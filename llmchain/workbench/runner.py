@@ -25,7 +25,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from llmchain.workbench import catalog, graph, warm, worker
+from llmchain.workbench import catalog, cluster, graph, warm, worker
 from llmchain.workbench.contract import Chapter, ContractError, project_root
 from llmchain.workbench.store import Store, read_json, runs_folder, write_json
 
@@ -121,7 +121,11 @@ def _versions(packages: frozenset[str]) -> dict[str, str]:
 
 @functools.cache
 def device_class() -> str:
-    """`cuda:<model>` or `cpu:<architecture>`, found without importing torch."""
+    """`cuda:<model>` or `cpu:<architecture>`, found without importing torch.
+
+    LLMCHAIN_DEVICE_CLASS says it for machines of another kind than this one (`--on`)."""
+    if given := os.environ.get("LLMCHAIN_DEVICE_CLASS"):
+        return given
     wanted = os.environ.get("LLMCHAIN_DEVICE", "")
     gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     if gpus and not wanted.startswith("cpu"):
@@ -185,6 +189,48 @@ def cache_key(
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
 
+# ── where chapters are executed ───────────────────────────────────────────────────────────────
+
+
+class Forked:
+    """A chapter in a process of this machine."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        self._process = process
+
+    @property
+    def exitcode(self) -> int | None:
+        """None while it runs; negative for a signal."""
+        return self._process.exitcode
+
+    def stop(self, hurry: Callable[[], bool] = lambda: False) -> None:
+        """End it and its kernel, politely unless `hurry`."""
+        stop_tree(self._process.pid or 0, hurry=hurry)
+        self._process.join()
+
+
+class Here:
+    """Starts chapters on this machine, forked from a server that has imported what they import."""
+
+    schedules = False  # the runner counts cores and memory itself
+
+    def __init__(self, names: Iterable[str], log: Path) -> None:
+        self._server = warm.Server(names, log)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the imports are done."""
+        return self._server.ready
+
+    def start(self, job: dict[str, Any], environment: dict[str, str], memory: float, gpu: bool) -> Forked:  # fmt: skip
+        """Start a worker with a job that lies in its folder."""
+        path = str(Path(job["folder"]) / "job.json")
+        return Forked(self._server.start(worker.main, path, environment))
+
+    def close(self) -> None:
+        """Nothing: the server ends with this process."""
+
+
 # ── a run ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -199,7 +245,7 @@ class State:
     error: str = ""
     key: str = ""
     started: float = 0.0
-    process: BaseProcess | None = None
+    process: "Forked | cluster.Task | None" = None
 
     def summary(self) -> dict[str, Any]:
         """The chapter's entry in summary.json."""
@@ -234,6 +280,7 @@ class Run:
         keep_going: bool = False,
         artifacts: dict[str, str] | None = None,
         timeout: float | None = None,
+        on: str = "",
         notify: Callable[["Run"], None] = lambda run: None,
     ) -> None:
         self.root = project_root()
@@ -241,6 +288,7 @@ class Run:
         self.parameters, self.jobs, self.force = parameters, jobs, force
         self.keep_going, self.notify = keep_going, notify
         self.timeout = timeout  # seconds for a chapter; None: as long as it takes
+        self.on = on  # address of a cluster; empty: this machine
         self.artifacts = artifacts or {}  # taken before the newest, for a run that is made again
         self.store = Store()
         self.started = time.time()
@@ -248,7 +296,7 @@ class Run:
         self.state = "running"
         self._written = 0.0
         self._interrupts = 0
-        self._server: warm.Server | None = None
+        self._place: Here | cluster.Cluster | None = None
         self.id = f"{_stamp()}-{profile}-{uuid.uuid4().hex[:4]}"
         self.folder = runs_folder() / self.id
         self.states = {i: State(chapters[i]) for i in selected}
@@ -274,6 +322,8 @@ class Run:
                     write_json(self.folder / "summary.json", self.summary(), durable=False)
                 time.sleep(0.03)
             self.state = "interrupted" if self._interrupts else "finished"
+            if self._place is not None:
+                self._place.close()
         self.seconds = time.time() - self.started
         summary = self.summary()
         write_json(self.folder / "summary.json", summary)
@@ -393,14 +443,9 @@ class Run:
             state.record = {"inputs": inputs}
             if not self.force and self._take(state):
                 return
-        if self._server is None:
-            self._server = warm.Server(self._imports(), self.folder / "imports.txt")
-        if not self._server.ready:
-            return
-        running = [s for s in self.states.values() if s.status == "running"]
-        alone = chapter.alone or any(s.chapter.alone for s in running)
-        full = len(running) >= self.jobs or not self._fits(chapter, running)
-        if running and (alone or full):
+        if self._place is None:
+            self._place = self._connect()
+        if not self._place.ready or not (self._place.schedules or self._room_for(chapter)):
             return
         folder = self.folder / chapter.id
         job = {
@@ -430,8 +475,16 @@ class Run:
             "TOKENIZERS_PARALLELISM": "true",
             "MPLBACKEND": "agg",
         }
-        state.process = self._server.start(worker.main, str(folder / "job.json"), environment)
+        memory = chapter.cost.get(self.profile, {}).get("gigabytes", 1.0) * GIGABYTE
+        gpu = device_class().startswith("cuda")
+        state.process = self._place.start(job, environment, memory, gpu)
         state.status, state.started = "running", time.monotonic()
+
+    def _connect(self) -> "Here | cluster.Cluster":
+        """Where the chapters of this run are executed."""
+        if self.on:
+            return cluster.Cluster(self.on, self.root, runs_folder())
+        return Here(self._imports(), self.folder / "imports.txt")
 
     def _imports(self) -> set[str]:
         """What the chapters of this run import; nothing that could touch a GPU before the fork."""
@@ -468,9 +521,15 @@ class Run:
         state.status, state.seconds = "cached", float(state.record["seconds"])
         return True
 
-    def _fits(self, chapter: Chapter, running: list[State]) -> bool:
-        """Whether the cores and the stated memory of this chapter are free."""
+    def _room_for(self, chapter: Chapter) -> bool:
+        """Whether the cores and the stated memory of this chapter are free, and nobody is alone."""
         import psutil
+
+        running = [s for s in self.states.values() if s.status == "running"]
+        if not running:
+            return True
+        if chapter.alone or any(s.chapter.alone for s in running) or len(running) >= self.jobs:
+            return False
 
         def need(c: Chapter) -> float:
             return c.cost.get(self.profile, {}).get("gigabytes", 1.0) * GIGABYTE
@@ -487,9 +546,8 @@ class Run:
             return
         late = self.timeout is not None and state.seconds > self.timeout
         if late and state.process.exitcode is None:
-            stop_tree(state.process.pid or 0)
-            state.process.join()
-        if state.process.exitcode is None:
+            state.process.stop()
+        elif state.process.exitcode is None:
             return
         folder = self.folder / state.chapter.id
         kept = self.store.result(state.chapter.id, state.key)
@@ -501,7 +559,7 @@ class Run:
         inputs = state.record["inputs"]
         state.record = {"inputs": inputs, **(read_json(folder / "record.json") or {})}
         state.status = "failed"
-        state.error = outcome.get("error") or _how_it_ended(state.process.exitcode)
+        state.error = outcome.get("error") or _how_it_ended(state.process.exitcode or 0)
         if late:
             state.error = (
                 f"took longer than {self.timeout:g} s; run again without --timeout to resume"
@@ -511,8 +569,7 @@ class Run:
         """End all workers; a second Ctrl-C ends the wait for those that do not go by themselves."""
         for state in self.states.values():
             if state.status == "running" and state.process is not None:
-                stop_tree(state.process.pid or 0, hurry=lambda: self._interrupts > 1)
-                state.process.join()
+                state.process.stop(hurry=lambda: self._interrupts > 1)
                 state.status = "interrupted"
             elif state.status == "waiting":
                 state.status, state.error = "skipped", "not run, because the run was interrupted"

@@ -86,3 +86,7 @@ def main(path: str, environment: dict[str, str]) -> None:
         traceback.print_exc()
         write_json(outcome, {"error": one_line(error)})
         sys.exit(1)
+
+
+if __name__ == "__main__":  # on a machine of a cluster: python -m llmchain.workbench.worker JOB
+    main(sys.argv[1], dict(os.environ))

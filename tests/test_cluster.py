@@ -1,0 +1,158 @@
+"""The same artifacts from a cluster; a machine that is lost is no failure; the storage is not trusted."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import fsspec
+import pytest
+from conftest import Project, chapter
+
+from llmchain.workbench.cluster import Storage
+from llmchain.workbench.store import MANIFEST, Store
+
+SLOW = """import os, time, ray
+from pathlib import Path
+place = Path(os.environ["LLMCHAIN_DATA"])
+(place / f"{os.getpid()}").write_text(str(Path(os.environ["LLMCHAIN_RUNS"]).name))
+for _ in range(200):
+    time.sleep(0.1)
+    if len(list(place.iterdir())) > 1:
+        break
+ch.write("corpus/raw", [{"i": 1}])
+ch.claim("rows", 1, equal=1)"""
+
+
+@pytest.fixture(params=["file", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    local = request.param == "file"
+    return Storage(str(tmp_path / "storage") if local else f"memory://{uuid.uuid4().hex}")
+
+
+def artifact(store: Store) -> str:
+    folder = store.fresh()
+    (folder / "deep").mkdir()
+    (folder / "deep" / "a.txt").write_text("a")
+    (folder / "b.txt").write_text("b")
+    return store.publish("corpus/raw", folder, {"made_by": "01_first", "profile": "smoke"})
+
+
+def test_artifact_travels_and_is_the_same(storage: Storage, tmp_path: Path) -> None:
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    digest = artifact(one)
+    storage.keep(one, "corpus/raw", digest)
+    storage.keep(one, "corpus/raw", digest)  # again: nothing to do
+    storage.fetch(two, "corpus/raw", digest)
+    assert two.problems("corpus/raw", digest) == []
+    assert (two.path("corpus/raw", digest) / "deep" / "a.txt").read_text() == "a"
+    assert two.manifest("corpus/raw", digest)["made_by"] == "01_first"
+    storage.fetch(two, "corpus/raw", digest)
+
+
+def test_what_is_not_there_or_changed_is_refused(storage: Storage, tmp_path: Path) -> None:
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    digest = artifact(one)
+    with pytest.raises(FileNotFoundError, match="no artifact corpus/raw"):
+        storage.fetch(two, "corpus/raw", digest)
+    storage.keep(one, "corpus/raw", digest)
+    files, base = fsspec.core.url_to_fs(storage.url)
+    files.pipe_file(f"{base}/artifacts/corpus/raw/{digest}/b.txt", b"changed")
+    with pytest.raises(ValueError, match="holds"):
+        storage.fetch(two, "corpus/raw", digest)
+    assert two.problems("corpus/raw", digest), "what was fetched is not taken for the artifact"
+
+
+def test_torn_copy_has_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, one = Storage(str(tmp_path / "storage")), Store(tmp_path / "one")
+    digest = artifact(one)
+    put = storage._files.put_file
+    copied = []
+
+    def torn(source: str, target: str) -> None:
+        if len(copied) == 2:
+            raise ConnectionError("cut")
+        copied.append(target)
+        put(source, target)
+
+    monkeypatch.setattr(storage._files, "put_file", torn)
+    with pytest.raises(ConnectionError):
+        storage.keep(one, "corpus/raw", digest)
+    assert not list((tmp_path / "storage").rglob(MANIFEST))
+
+
+def test_name_that_leads_out_is_refused(tmp_path: Path) -> None:
+    storage = Storage("memory://" + uuid.uuid4().hex)
+    storage._files.store[f"{storage._base}/a/../../x"] = storage._files.store.get("none")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage._files, "find", lambda base: [f"{base}/../../x"])
+        with pytest.raises(ValueError, match="leads out"):
+            storage.get("a", tmp_path)
+
+
+@pytest.mark.slow
+def test_ray_makes_the_same_artifacts_and_says_what_fails(project: Project) -> None:
+    pytest.importorskip("ray", reason="extra scale is not installed")
+    project.put(
+        "03_aside", chapter("03_aside", makes="report/aside", body="raise KeyError('gone')")
+    )
+    here = project.summary("--keep-going", LLMCHAIN_RUNS=str(project.root / "elsewhere"))
+    storage = {"LLMCHAIN_STORAGE": str(project.root / "storage")}
+    there = project.summary("--keep-going", "--on", "ray", **storage)
+    assert [c["status"] for c in there["chapters"]] == ["ok", "ok", "failed"], there
+    assert there["code"] == 1 and "KeyError: 'gone'" in there["chapters"][2]["error"]
+    assert "gone" in (Path(there["folder"]) / "03_aside" / "log.txt").read_text()
+    assert there["certificate"] == here["certificate"]
+    for entry in there["chapters"][:2]:
+        assert (Path(there["folder"]) / entry["id"] / "notebook.ipynb").exists()
+        for name, digest in entry["outputs"].items():
+            assert Store(project.runs / "store").problems(name, digest) == []
+            assert (project.root / "storage" / "artifacts" / name / digest / MANIFEST).exists()
+    again = project.summary("01", "02")
+    assert [c["status"] for c in again["chapters"]] == ["cached"] * 2
+
+
+@pytest.mark.slow
+def test_lost_machine_is_no_failure(project: Project) -> None:
+    """Two machines; the one that works on the chapter is taken away; the other does it."""
+    pytest.importorskip("ray", reason="extra scale is not installed")
+    from ray.cluster_utils import Cluster
+
+    seen = project.root / "seen"
+    seen.mkdir()
+    project.put("01_first", chapter("01_first", makes="corpus/raw", body=SLOW.replace(", ray", "")))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})  # fmt: skip
+    try:
+        machines = [cluster.add_node(num_cpus=2, include_dashboard=False) for _ in range(2)]
+        variables = {"RAY_ADDRESS": cluster.address, "LLMCHAIN_DATA": str(seen),
+                     "LLMCHAIN_STORAGE": str(project.root / "storage")}  # fmt: skip
+        words = [
+            sys.executable,
+            "-m",
+            "llmchain.workbench.cli",
+            "run",
+            "01",
+            "--on",
+            "ray",
+            "--json",
+        ]
+        run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=project.environment(**variables), cwd=project.root)  # fmt: skip
+        until = time.monotonic() + 120
+        while not list(seen.iterdir()) and time.monotonic() < until and run.poll() is None:
+            time.sleep(0.1)
+        (mark,) = seen.iterdir()
+        time.sleep(0.3)
+        (busy,) = [m for m in machines if mark.read_text().endswith(m.node_id)]
+        cluster.remove_node(busy, allow_graceful=False)
+        out, err = run.communicate(timeout=180)
+    finally:
+        cluster.shutdown()
+    summary = json.loads(out)
+    assert run.returncode == 0 and summary["chapters"][0]["status"] == "ok", (summary, err)
+    marks = {path.read_text() for path in seen.iterdir()}
+    assert len(marks) == 2, "it was begun on one machine and done on the other"
+    assert os.environ.get("RAY_ADDRESS") is None
