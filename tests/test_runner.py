@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conftest import Project, chapter
 
-from llmchain.workbench.runner import imports, normalised
+from llmchain.workbench.key import imports, normalised
 
 
 def statuses(summary: dict) -> dict[str, str]:

@@ -91,7 +91,7 @@ def execute(job: dict[str, Any], environment: dict[str, str], device: str, url: 
     """Do a job in the folder that Ray has unpacked the checkout to; returns the outcome.
 
     What belongs to the machine (folders, the notebook's path) is filled in here."""
-    from llmchain.workbench.runner import device_class
+    from llmchain.workbench.machine import device_class
 
     if (here := device_class()) != device:
         problem = f"the run was planned for {device}, this machine is {here}: set LLMCHAIN_DEVICE_CLASS={here}"
@@ -180,7 +180,7 @@ class Cluster:
         """Put the inputs into the storage and the chapter into Ray's queue; a lost machine is no failure."""
         import ray
 
-        from llmchain.workbench.runner import device_class
+        from llmchain.workbench.machine import device_class
 
         store, storage, home = Store(), self._storage, Path(job["folder"])
         for name, digest in job["inputs"].items():

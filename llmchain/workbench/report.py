@@ -234,7 +234,7 @@ def chapter_view(chapter: dict, folder: Path) -> dict:
 
 def page(template: str, **fields: Any) -> str:
     "A template of this package filled in."
-    from llmchain.workbench.site import templates
+    from llmchain.workbench.style import templates
 
     found = templates()
     found.filters["change"] = change

@@ -5,189 +5,26 @@ and the hashes of its outputs, never by what Papermill wrote into the notebook: 
 completed that never ran.
 """
 
-import ast
 import contextlib
-import functools
 import hashlib
 import json
 import os
-import platform
 import shutil
 import signal
-import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib import metadata
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from llmchain.workbench import catalog, cluster, graph, warm, worker
+from llmchain.workbench import cluster, graph, warm, worker
 from llmchain.workbench.contract import Chapter, ContractError, project_root
+from llmchain.workbench.key import cache_key, code_of, threads
+from llmchain.workbench.machine import GIGABYTE, cores, device_class, environment, stop_tree
 from llmchain.workbench.store import Store, read_json, runs_folder, write_json
-
-KEY_VERSION = 1  # raised when a change of the workbench makes earlier results unusable
-GIGABYTE = 2**30
-
-
-# ── what a result depends on ──────────────────────────────────────────────────────────────────
-
-
-def normalised(source: str) -> str:
-    """The syntax tree of a source without comments, layout and docstrings, as text."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            value = body[0].value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str) and len(body) > 1:
-                body.pop(0)
-    return ast.dump(tree)
-
-
-def imports(source: str, package: str = "") -> set[str]:
-    """Dotted names of the modules that a source imports, `from a import b` giving a and a.b.
-
-    `package` is where relative imports start: nbdev writes them into the exported modules."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")
-            above = parts[: len(parts) + 1 - node.level] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return found
-
-
-@functools.cache
-def _module(root: Path, name: str) -> tuple[str, frozenset[str]] | None:
-    """Normalised source and imports of a module of ours, or None if `name` is not one."""
-    path = root / (name.replace(".", "/") + ".py")
-    if not path.is_file():
-        return None
-    source = path.read_text(encoding="utf-8")
-    return normalised(source), frozenset(imports(source, name.rpartition(".")[0]))
-
-
-def code_of(chapter: Chapter, root: Path) -> tuple[list[str], set[str]]:
-    """What the chapter executes, normalised, and what it imports from outside, by dotted names.
-
-    The cells but the parameters (their values are part of the key by themselves) and every module
-    of ours they reach; of the workbench only the ledger, which computes results."""
-    cells = [c for c in chapter.code if not _is_parameters(c, chapter)]
-    parts = [normalised(c) for c in cells]
-    pending = sorted(set().union(*(imports(c) for c in cells)))
-    seen: set[str] = set()
-    outside: set[str] = set()
-    while pending:
-        name = pending.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name.partition(".")[0] != "llmchain":
-            outside.add(name)
-        elif not name.startswith("llmchain.workbench") or name == "llmchain.workbench.ledger":
-            if found := _module(root, name):
-                parts.append(name + found[0])
-                pending += sorted(found[1])
-    return sorted(parts), outside
-
-
-def _is_parameters(source: str, chapter: Chapter) -> bool:
-    body = ast.parse(source).body
-    names = [
-        n.target.id for n in body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
-    ]
-    return len(names) == len(body) and names == list(chapter.parameters)
-
-
-@functools.cache
-def _packages() -> dict[str, list[str]]:
-    """Distributions by the name that is imported; read once, because it takes a second."""
-    return dict(metadata.packages_distributions())
-
-
-@functools.cache
-def _versions(packages: frozenset[str]) -> dict[str, str]:
-    by_import = _packages()
-    dists = {d for p in packages for d in by_import.get(p, [])}
-    return {d: metadata.version(d) for d in sorted(dists)}
-
-
-@functools.cache
-def device_class() -> str:
-    """`cuda:<model>` or `cpu:<architecture>`, found without importing torch.
-
-    LLMCHAIN_DEVICE_CLASS says it for machines of another kind than this one (`--on`)."""
-    if given := os.environ.get("LLMCHAIN_DEVICE_CLASS"):
-        return given
-    wanted = os.environ.get("LLMCHAIN_DEVICE", "")
-    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    if gpus and not wanted.startswith("cpu"):
-        lines = gpus[0].read_text().splitlines()
-        model = next((x.partition(":")[2].strip() for x in lines if x.startswith("Model")), "gpu")
-        return f"cuda:{model}"
-    return f"cpu:{platform.machine()}"
-
-
-def cores() -> int:
-    """Cores a run may use: LLMCHAIN_THREADS, else those this process may run on."""
-    given = os.environ.get("LLMCHAIN_THREADS")
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return int(given) if given else int(available or 1)
-
-
-def threads(chapter: Chapter) -> int:
-    """Threads a chapter computes with: its share of the cores, so that none is promised twice.
-
-    Two chapters with two threads each on two cores take far longer than one after the other."""
-    return {"one": 1, "half": max(1, cores() // 2), "all": cores()}[chapter.cores]
-
-
-def data_fingerprints(chapter: Chapter, parameters: dict[str, Any]) -> dict[str, str]:
-    """What the catalogue's sets of this chapter hold; ContractError if one asked for is not there."""
-    found = {}
-    wanted = parameters.get("tier", "auto")
-    for name in chapter.data:
-        entry = catalog.entries().get(name, {})
-        explicit = wanted in ("local", "hub") and wanted in entry
-        try:
-            found[name] = catalog.find(name, wanted if explicit else "auto").fingerprint
-        except (FileNotFoundError, ConnectionError, ValueError, KeyError) as error:
-            if explicit:
-                raise ContractError(f"{chapter.id}: {error}") from None
-            found[name] = "absent"
-        place = entry.get("embedded", {})
-        if wanted in ("embedded", "both") or place.get("kind") == "authored":
-            # what is written here may be read beside the local set, as the errata do
-            found[name] += catalog.find(name, "embedded").fingerprint if place else ""
-    return found
-
-
-def cache_key(
-    chapter: Chapter, parameters: dict[str, Any], inputs: dict[str, str], profile: str, root: Path
-) -> str:
-    """Hash of everything a chapter's result depends on (DESIGN: code, parameters, inputs, …)."""
-    code, outside = code_of(chapter, root)
-    depends = {
-        "version": KEY_VERSION,
-        "code": code,
-        "parameters": parameters,
-        "profile": profile,  # claims have bounds by profile
-        "inputs": inputs,
-        "data": data_fingerprints(chapter, parameters),
-        "packages": _versions(frozenset(name.partition(".")[0] for name in outside)),
-        "python": platform.python_version_tuple()[:2],
-        "device": device_class(),
-        "threads": threads(chapter),
-    }
-    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
-
 
 # ── where chapters are executed ───────────────────────────────────────────────────────────────
 
@@ -593,56 +430,6 @@ def _how_it_ended(code: int) -> str:
     name = signal.Signals(-code).name
     hint = "; the machine may be out of memory" if name == "SIGKILL" else ""
     return f"the worker was ended by {name}{hint}; run again to resume"
-
-
-def stop_tree(pid: int, grace: float = 3.0, hurry: Callable[[], bool] = lambda: False) -> None:
-    """End a process and all it started: politely, then after `grace` seconds or `hurry` by force."""
-    import psutil
-
-    try:
-        tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for process in reversed(tree):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    alive, until = tree, time.monotonic() + grace
-    while alive and time.monotonic() < until and not hurry():
-        _, alive = psutil.wait_procs(alive, timeout=0.1)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def environment(root: Path) -> dict[str, Any]:
-    """What a run was made with; names of packages and machine, no values of other variables."""
-    import psutil
-
-    def git(*words: str) -> str:
-        try:
-            done = subprocess.run(
-                ["git", *words], cwd=root, capture_output=True, text=True, timeout=5
-            )
-        except (FileNotFoundError, subprocess.TimeoutExpired):
-            return ""
-        return done.stdout.strip()
-
-    model = ""
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "")
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": model,
-        "cores": cores(),
-        "memory_gb": round(psutil.virtual_memory().total / GIGABYTE, 1),
-        "device": device_class(),
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(git("status", "--porcelain")),
-        "data": "local sets" if os.environ.get("LLMCHAIN_DATA") else "embedded",
-        "packages": catalog.installed(),
-    }
 
 
 def find_run(name: str | None) -> Path:

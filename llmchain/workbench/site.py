@@ -24,6 +24,7 @@ from typing import Any
 from llmchain.workbench import apidoc
 from llmchain.workbench.outputs import shown, tidy
 from llmchain.workbench.store import read_json
+from llmchain.workbench.style import templates
 
 OPTION = re.compile(r"#\|\s*([\w-]+)\s*:?\s*(.*)")  # a directive of nbdev or Quarto
 QUARTO = set(  # the directives that are Quarto's, not nbdev's
@@ -48,19 +49,6 @@ BEFORE = re.compile(
 )
 THIN = '<mspace width="0.17em"/>'
 LONGEST = 30  # letters of a word worth finding; what is longer is a hash
-
-
-def templates() -> Any:
-    "The Jinja environment of site and reports; it escapes everything, the style is `css`."
-    from jinja2 import Environment, FileSystemLoader
-    from markupsafe import Markup
-
-    folder = Path(__file__).parent / "templates"
-    found = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    found.globals["css"] = Markup((folder / "style.css").read_text(encoding="utf-8"))
-    return found
 
 
 def quarto(root: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from llmchain.workbench.store import Store, read_json, write_json
 
 def watch_runner() -> None:
     """End this process and its kernel when the runner is gone, so that no orphan goes on writing."""
-    from llmchain.workbench.runner import stop_tree
+    from llmchain.workbench.machine import stop_tree
 
     if runner := multiprocessing.parent_process():
         runner.join()
