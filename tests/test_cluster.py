@@ -115,6 +115,20 @@ def test_ray_makes_the_same_artifacts_and_says_what_fails(project: Project) -> N
     assert [c["status"] for c in again["chapters"]] == ["cached"] * 2
 
 
+def test_what_cannot_be_reached_is_one_line_and_no_run(project: Project) -> None:
+    (project.root / "without").mkdir()
+    (project.root / "without" / "ray.py").write_text("raise ImportError('not here')")
+    paths = {"PYTHONPATH": str(project.root / "without")}
+    for words, variables, said in (
+        (["--on", "ray"], paths, "llmchain: --on needs Ray: pip install 'llmchain[scale]'"),
+        (["--on", "ray"], {"LLMCHAIN_STORAGE": "foo://x"}, "llmchain: Protocol not known: foo"),
+    ):
+        done = project.llmchain("run", "01", *words, **variables)
+        assert done.returncode == 1 and done.stderr.startswith(said), done.stderr
+        assert "Traceback" not in done.stderr
+        assert not list(project.runs.glob("2*")), "no run was begun"
+
+
 @pytest.mark.slow
 def test_lost_machine_is_no_failure(project: Project) -> None:
     """Two machines; the one that works on the chapter is taken away; the other does it."""

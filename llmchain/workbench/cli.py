@@ -45,6 +45,7 @@ def main() -> None:
     except (
         FileNotFoundError,
         ConnectionError,
+        ImportError,
         PermissionError,
         OSError,
         ValueError,

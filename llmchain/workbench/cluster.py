@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -161,7 +162,9 @@ class Cluster:
     ready = True
 
     def __init__(self, address: str, root: Path, runs: Path) -> None:
-        """Connect, or start Ray here for `ray` without RAY_ADDRESS. ImportError if Ray is not there."""
+        """Connect, or start Ray here for `ray` without RAY_ADDRESS.
+
+        ImportError if Ray is not installed, ConnectionError if none answers at the address."""
         try:
             import ray
         except ImportError:
@@ -169,12 +172,14 @@ class Cluster:
         self._root = root
         self._storage = Storage(os.environ.get("LLMCHAIN_STORAGE") or str(runs / "storage"))
         sent = {"working_dir": str(root), "excludes": NOT_SENT}
-        ray.init(
-            address=None if address == "ray" else address,
-            runtime_env=sent,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        known = None if address == "ray" else address
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of them is in the error
+            try:
+                ray.init(known, runtime_env=sent, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+                text = " ".join(str(error).split())[:200]
+                raise ConnectionError(f"--on {address}: no Ray there ({text})") from None
 
     def start(self, job: dict[str, Any], environment: dict[str, str], memory: float, gpu: bool) -> Task:  # fmt: skip
         """Put the inputs into the storage and the chapter into Ray's queue; a lost machine is no failure."""

@@ -145,6 +145,8 @@ class Run:
         """Run everything; returns the summary, which is also kept in the run folder.
 
         OSError if the run folder cannot be written. Ctrl-C stops the workers cleanly."""
+        if self.on:  # a cluster that cannot be reached is said before a run exists
+            self._place = cluster.Cluster(self.on, self.root, runs_folder())
         self.folder.mkdir(parents=True)
         write_json(self.folder / "environment.json", environment(self.root))
         with self._interrupts_counted():
@@ -281,7 +283,7 @@ class Run:
             if not self.force and self._take(state):
                 return
         if self._place is None:
-            self._place = self._connect()
+            self._place = Here(self._imports(), self.folder / "imports.txt")
         if not self._place.ready or not (self._place.schedules or self._room_for(chapter)):
             return
         folder = self.folder / chapter.id
@@ -316,12 +318,6 @@ class Run:
         gpu = device_class().startswith("cuda")
         state.process = self._place.start(job, environment, memory, gpu)
         state.status, state.started = "running", time.monotonic()
-
-    def _connect(self) -> "Here | cluster.Cluster":
-        """Where the chapters of this run are executed."""
-        if self.on:
-            return cluster.Cluster(self.on, self.root, runs_folder())
-        return Here(self._imports(), self.folder / "imports.txt")
 
     def _imports(self) -> set[str]:
         """What the chapters of this run import; nothing that could touch a GPU before the fork."""
