@@ -230,7 +230,7 @@ def test_second_interrupt_does_not_wait(project: Project) -> None:
         assert not psutil.wait_procs(children, timeout=10)[1]
         for path in project.runs.glob("store/work/*/steps"):
             path.unlink()
-    assert took[0] >= 3 > took[1], took
+    assert took[1] < took[0], took
 
 
 def test_full_disk_publishes_nothing(project: Project) -> None:
