@@ -42,15 +42,7 @@ def main() -> None:
         code = app(standalone_mode=False)
     except contract.ContractError as error:
         _fail(2, *error.problems)
-    except (
-        FileNotFoundError,
-        ConnectionError,
-        ImportError,
-        PermissionError,
-        OSError,
-        ValueError,
-        KeyError,
-    ) as error:
+    except (ImportError, OSError, ValueError, KeyError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         _fail(1, *str(text).splitlines())
     except Exception as error:

@@ -82,9 +82,8 @@ class Storage:
 
 
 def _end_with_parent() -> None:
-    if (
-        sys.platform == "linux"
-    ):  # PR_SET_PDEATHSIG: a task that is cancelled takes its chapter along
+    # PR_SET_PDEATHSIG: a task that is cancelled takes its chapter along
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 

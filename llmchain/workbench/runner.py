@@ -64,9 +64,6 @@ class Here:
         path = str(Path(job["folder"]) / "job.json")
         return Forked(self._server.start(worker.main, path, environment))
 
-    def close(self) -> None:
-        """Nothing: the server ends with this process."""
-
 
 # ── a run ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -161,7 +158,7 @@ class Run:
                     write_json(self.folder / "summary.json", self.summary(), durable=False)
                 time.sleep(0.03)
             self.state = "interrupted" if self._interrupts else "finished"
-            if self._place is not None:
+            if isinstance(self._place, cluster.Cluster):
                 self._place.close()
         self.seconds = time.time() - self.started
         summary = self.summary()
@@ -314,9 +311,8 @@ class Run:
             "TOKENIZERS_PARALLELISM": "true",
             "MPLBACKEND": "agg",
         }
-        memory = chapter.cost.get(self.profile, {}).get("gigabytes", 1.0) * GIGABYTE
         gpu = device_class().startswith("cuda")
-        state.process = self._place.start(job, environment, memory, gpu)
+        state.process = self._place.start(job, environment, self._memory(chapter), gpu)
         state.status, state.started = "running", time.monotonic()
 
     def _imports(self) -> set[str]:
@@ -364,13 +360,14 @@ class Run:
         if chapter.alone or any(s.chapter.alone for s in running) or len(running) >= self.jobs:
             return False
 
-        def need(c: Chapter) -> float:
-            return c.cost.get(self.profile, {}).get("gigabytes", 1.0) * GIGABYTE
-
         if threads(chapter) + sum(threads(s.chapter) for s in running) > cores():
             return False
-        taken = sum(need(s.chapter) for s in running)
-        return taken + need(chapter) < 0.9 * psutil.virtual_memory().total
+        taken = sum(self._memory(s.chapter) for s in running)
+        return taken + self._memory(chapter) < 0.9 * psutil.virtual_memory().total
+
+    def _memory(self, chapter: Chapter) -> float:
+        """Bytes that the chapter states for this profile."""
+        return chapter.cost.get(self.profile, {}).get("gigabytes", 1.0) * GIGABYTE
 
     def _collect(self, state: State) -> None:
         """See whether a worker has ended and how."""
