@@ -6,27 +6,37 @@ it can be forked. A worker is forked from it, and forks the kernel before it sta
 Papermill talks with that kernel by the ordinary protocol, through a kernel provisioner.
 """
 
+import asyncio
 import atexit
+import contextlib
+import gc
 import importlib
 import json
+import math
 import multiprocessing
 import os
+import queue
+import shutil
 import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client import AsyncKernelClient, AsyncKernelManager
+from jupyter_client.connect import KernelConnectionInfo, write_connection_file
 from jupyter_client.provisioning import LocalProvisioner
+from traitlets import Type
 
 PRELOAD = "LLMCHAIN_PRELOAD"  # names a JSON file: what the server imports, and its log
 PROVISIONER = "llmchain-forked"  # the entry point of ForkedProvisioner in pyproject.toml
 ALWAYS = (
-    *("papermill", "nbclient", "ipykernel.kernelapp", "ipykernel.ipkernel"),
+    *("papermill", "nbclient", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger"),
+    *("papermill.translators", "filelock"),
     # a process that is started with multiprocessing imports the main module of its parent again
     *("llmchain.workbench.cli", "llmchain.workbench.worker", "llmchain.workbench.chapter"),
 )
@@ -103,6 +113,9 @@ def preload(path: Path) -> None:
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
     if sys.modules["rfc3987_syntax"] is None:
         del sys.modules["rfc3987_syntax"]
+    # a forked process collects its own garbage only: what is here stays, and its pages stay shared
+    gc.collect()
+    gc.freeze()
 
 
 if os.environ.get(PRELOAD):
@@ -113,25 +126,27 @@ if os.environ.get(PRELOAD):
 
 
 class Kernel:
-    """A forked process that becomes a kernel when it is asked to; looks like a `Popen` to Jupyter."""
+    """A forked process that is a kernel; looks like a `Popen` to Jupyter."""
 
     stdin = stdout = stderr = None
 
-    def __init__(self) -> None:
+    def __init__(self, cwd: str) -> None:
         """Fork. Call before any thread exists: the child would keep the locks of those threads."""
         self.returncode: int | None = None
-        reading, self._asking = os.pipe()
+        self._folder = tempfile.mkdtemp(prefix="llmchain-")  # of its sockets; nobody else may enter
+        path, info = write_connection_file(
+            f"{self._folder}/kernel.json", transport="ipc", ip=f"{self._folder}/ipc"
+        )
+        self.connection_info: KernelConnectionInfo = {**info, "key": info["key"].encode()}  # type: ignore[typeddict-item]
         self.pid = os.fork()
         if self.pid == 0:
-            os.close(self._asking)
-            _become_kernel(reading)
-        os.close(reading)
+            _become_kernel(path, cwd)
 
-    def ask(self, connection_file: str, environment: dict[str, str], cwd: str) -> None:
-        """Let it be a kernel at the connection file."""
-        order = {"file": connection_file, "environment": environment, "cwd": cwd}
-        with os.fdopen(self._asking, "w") as pipe:
-            json.dump(order, pipe)
+    def close(self) -> None:
+        """End it, if it has not ended, and leave nothing of it behind."""
+        self.kill()
+        self.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def poll(self) -> int | None:
         """The exit code if it has ended, negative for a signal."""
@@ -165,17 +180,44 @@ STANDBY: list[Kernel] = []  # the kernel that the worker has forked for its one 
 
 
 class ForkedProvisioner(LocalProvisioner):
-    """Where Jupyter would start `python -m ipykernel_launcher`, asks the kernel that stands by."""
+    """Where Jupyter would start `python -m ipykernel_launcher`, gives the kernel that stands by."""
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Returns the connection information; the base class does so for any other kernel."""
         if not STANDBY or "ipykernel_launcher" not in cmd:
             return await super().launch_kernel(cmd, **kwargs)
         kernel = STANDBY.pop()
-        cwd = str(kwargs.get("cwd") or Path.cwd())
-        kernel.ask(cmd[cmd.index("-f") + 1], kwargs["env"], cwd)
-        self.process, self.pid, self.pgid, self.cwd = kernel, kernel.pid, None, cwd  # type: ignore[assignment]
-        return self.connection_info
+        self.process, self.pid, self.pgid = kernel, kernel.pid, None  # type: ignore[assignment]
+        return kernel.connection_info
+
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        """Give the kernel a second to end; Jupyter itself would look only ten times a second."""
+        for _ in range(200):
+            if await self.poll() is not None:
+                return
+            await asyncio.sleep(0.005)
+
+
+class Client(AsyncKernelClient):
+    """Begins as soon as the kernel is heard, where the base class waits for 0.2 s of silence."""
+
+    async def wait_for_ready(self, timeout: float | None = None) -> None:
+        """Ask until an answer and its echo come. RuntimeError if the kernel ends or `timeout` seconds pass."""
+        until = time.monotonic() + (timeout or math.inf)
+        while time.monotonic() < until and await self.is_alive():
+            self.kernel_info()
+            with contextlib.suppress(queue.Empty):
+                await self.shell_channel.get_msg(timeout=1)
+                # lost if the kernel wrote before we listened; old ones are of other requests and pass by
+                await self.iopub_channel.get_msg(timeout=0.2)
+                return
+        raise RuntimeError("the kernel ended, or did not answer, before the first cell")
+
+
+class Manager(AsyncKernelManager):
+    """Jupyter's manager of a kernel, with our client."""
+
+    client_factory = Type(Client)
 
 
 def use_threads(count: int) -> None:
@@ -187,31 +229,28 @@ def use_threads(count: int) -> None:
         sys.modules["torch"].set_num_threads(count)
 
 
-def _become_kernel(reading: int) -> None:
-    """In the forked process: wait for the order, serve until told to stop, and end the process."""
+def _become_kernel(connection_file: str, cwd: str) -> None:
+    """In the forked process: serve until told to stop, and end the process."""
     code = 1
     if sys.platform == "linux":  # PR_SET_PDEATHSIG: a worker that is killed takes its kernel along
         import ctypes
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     try:
-        with os.fdopen(reading) as pipe:
-            text = pipe.read()
-        if text:
-            order = json.loads(text)
-            os.setsid()
-            os.environ.clear()
-            os.environ.update(order["environment"])
-            os.chdir(order["cwd"])
-            # what the chapter starts with multiprocessing must not take it for a worker of ours
-            sys.modules.pop("__mp_main__", None)
-            # as a program started by Jupyter has
-            sys.argv = ["ipykernel_launcher", "-f", order["file"]]
-            use_threads(int(os.environ.get("LLMCHAIN_THREADS", "1")))
-            from ipykernel.kernelapp import IPKernelApp
+        os.setsid()
+        os.chdir(cwd)
+        # what the chapter starts with multiprocessing must not take it for a worker of ours
+        sys.modules.pop("__mp_main__", None)
+        # as a program started by Jupyter has
+        sys.argv = ["ipykernel_launcher", "-f", connection_file]
+        use_threads(int(os.environ.get("LLMCHAIN_THREADS", "1")))
+        from ipykernel.kernelapp import IPKernelApp
 
-            # nobody types here, so there is no history to keep, and no database and thread for it
-            IPKernelApp.launch_instance(["-f", order["file"], "--HistoryManager.enabled=False"])
+        # nobody types here, so there is no history to keep, and no database and thread for it
+        IPKernelApp.launch_instance(["-f", connection_file, "--HistoryManager.enabled=False"])
+        # its last message goes through the thread that closing ends first: wait for it, or both
+        # wait for each other until Jupyter loses patience and kills the kernel
+        IPKernelApp.instance().control_thread.join(timeout=1.0)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0

@@ -53,6 +53,7 @@ def execute(source: Path, target: Path, job: dict[str, Any]) -> None:
         log_output=False,
         request_save_on_cell_execute=False,  # twice a cell takes longer than many a chapter's cells
         autosave_cell_every=15,
+        kernel_manager_class=warm.Manager,
     )
 
 
@@ -75,7 +76,8 @@ def main(path: str, environment: dict[str, str]) -> None:
     with (folder / "log.txt").open("wb", buffering=0) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    warm.STANDBY.append(warm.Kernel())
+    kernel = warm.Kernel(job["root"])
+    warm.STANDBY.append(kernel)
     threading.Thread(target=watch_runner, daemon=True).start()
     outcome = folder / "outcome.json"
     try:
@@ -86,6 +88,10 @@ def main(path: str, environment: dict[str, str]) -> None:
         traceback.print_exc()
         write_json(outcome, {"error": one_line(error)})
         sys.exit(1)
+    finally:
+        if code := kernel.poll():
+            print(f"the kernel ended with code {code}")
+        kernel.close()
 
 
 if __name__ == "__main__":  # on a machine of a cluster: python -m llmchain.workbench.worker JOB
