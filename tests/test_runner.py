@@ -7,8 +7,6 @@ from pathlib import Path
 
 from conftest import Project, chapter
 
-from llmchain.workbench.key import imports, normalised
-
 
 def statuses(summary: dict) -> dict[str, str]:
     return {c["id"]: c["status"] for c in summary["chapters"]}
@@ -123,16 +121,6 @@ def test_parameter_that_holds_code_is_a_string(project: Project) -> None:
     summary = project.summary("01", "-p", f"first.t={value}")
     assert summary["code"] == 0 and summary["chapters"][0]["metrics"]["t"] == value
     assert not trap.exists()
-
-
-def test_normalised_source_ignores_what_does_not_run() -> None:
-    a = 'def f(x):\n    "doc"\n    return x + 1  # why'
-    assert normalised(a) == normalised('def f( x ):\n    "other"\n\n    return x+1')
-    assert normalised(a) != normalised('def f(x):\n    "doc"\n    return x + 2')
-    assert imports("import a.b\nfrom c.d import e") == {"a.b", "c.d", "c.d.e"}
-    assert imports("from ..a.b import c\nfrom .d import e", "x.y") == {
-        "x.a.b", "x.a.b.c", "x.y.d", "x.y.d.e",
-    }  # fmt: skip
 
 
 def test_secrets_are_not_written_down(project: Project) -> None:

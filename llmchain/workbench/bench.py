@@ -4,6 +4,7 @@ A benchmark is `benchmarks/<name>.py` with
 
     UNIT      what is measured, as in "seconds" (less is better)
     GOALS     {peer: ratio of the peer's median to ours that we want}
+    LIMIT     (may be left out) what our median should not exceed, in UNIT
     commands(folder)  {"ours": [argv, …], peer: [argv, …], …}; the commands of one contender are run
                       one after the other, and `folder` is an empty one for their files
 
@@ -78,11 +79,15 @@ def run(name: str, rounds: int = 3) -> dict[str, Any]:
                 result = measure(commands)
                 if number:
                     found[who].append(result)
-    return summarise(name, module.UNIT, module.GOALS, found)
+    return summarise(name, module.UNIT, module.GOALS, found, getattr(module, "LIMIT", None))
 
 
 def summarise(
-    name: str, unit: str, goals: dict[str, float], found: dict[str, list[dict[str, Any]]]
+    name: str,
+    unit: str,
+    goals: dict[str, float],
+    found: dict[str, list[dict[str, Any]]],
+    limit: float | None = None,
 ) -> dict[str, Any]:
     """What a program reads of a benchmark: ratios (above one: ours is better) of medians."""
     values = {who: [r["value"] for r in results] for who, results in found.items()}
@@ -99,11 +104,13 @@ def summarise(
         ratios[peer]["reached"] = (
             None if peer not in goals else ratios[peer]["ratio"] >= goals[peer]
         )
-    best = min(ratios.values(), key=lambda r: r["ratio"])
+    nearest_peer: dict[str, Any] = min(ratios.values(), key=lambda r: r["ratio"], default={})
     return {
         "name": name,
-        "ratio": best["ratio"],
-        "goal": best["goal"],
+        "ratio": nearest_peer.get("ratio"),
+        "goal": nearest_peer.get("goal"),
+        "limit": limit,
+        "within": None if limit is None else statistics.median(ours) <= limit,
         "unit": unit,
         "ours": ours,
         "peers": values,

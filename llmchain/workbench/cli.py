@@ -420,6 +420,9 @@ def bench_command(
         ]  # fmt: skip
         title = f"{found['name']}: times better than the peer ({found['unit']}, {found['rounds']} rounds)"
         _console().print(_table(title, ["peer", "ratio", "spread", "goal", ""], rows))
+        low, *_, high = sorted(found["ours"])
+        limit = f", limit {found['limit']:g} {mark[found['within']]}" if found["limit"] else ""
+        print(f"ours: {low:.3g} to {high:.3g} {found['unit']}{limit}")
 
 
 @app.command()

@@ -18,16 +18,22 @@ from llmchain.workbench.machine import cores, device_class
 KEY_VERSION = 1  # raised when a change of the workbench makes earlier results unusable
 
 
-def normalised(source: str) -> str:
-    """The syntax tree of a source without comments, layout and docstrings, as text."""
+@functools.cache
+def _tree(source: str) -> ast.Module:
+    """The syntax tree of a source without docstrings; kept, because a run asks three times."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+        if isinstance(body, list) and len(body) > 1 and isinstance(body[0], ast.Expr):
             value = body[0].value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str) and len(body) > 1:
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 body.pop(0)
-    return ast.dump(tree)
+    return tree
+
+
+def normalised(source: str) -> str:
+    """The syntax tree of a source without comments, layout and docstrings, as text."""
+    return ast.dump(_tree(source))
 
 
 def imports(source: str, package: str = "") -> set[str]:
@@ -35,7 +41,7 @@ def imports(source: str, package: str = "") -> set[str]:
 
     `package` is where relative imports start: nbdev writes them into the exported modules."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_tree(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -81,7 +87,7 @@ def code_of(chapter: Chapter, root: Path) -> tuple[list[str], set[str]]:
 
 
 def _is_parameters(source: str, chapter: Chapter) -> bool:
-    body = ast.parse(source).body
+    body = _tree(source).body
     names = [
         n.target.id for n in body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
     ]
@@ -96,9 +102,8 @@ def _packages() -> dict[str, list[str]]:
 
 @functools.cache
 def _versions(packages: frozenset[str]) -> dict[str, str]:
-    by_import = _packages()
-    dists = {d for p in packages for d in by_import.get(p, [])}
-    return {d: metadata.version(d) for d in sorted(dists)}
+    by_import, versions = _packages(), catalog.installed()
+    return {d: versions[d] for p in sorted(packages) for d in sorted(by_import.get(p, []))}
 
 
 def threads(chapter: Chapter) -> int:

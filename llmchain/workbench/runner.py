@@ -330,9 +330,10 @@ class Run:
         maker = graph.makers(self.chapters)
         found = {}
         for name in chapter.needs:
-            state = self.states.get(maker[name])
-            kept = self.artifacts.get(name) or self.store.latest(name)
-            digest = state.record["outputs"][name] if state else kept
+            if state := self.states.get(maker[name]):
+                digest = state.record["outputs"][name]
+            else:
+                digest = self.artifacts.get(name) or self.store.latest(name)
             if digest is None:
                 raise FileNotFoundError(
                     f"{chapter.id} needs `{name}`, made by {maker[name]}: llmchain run {maker[name]}"

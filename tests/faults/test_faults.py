@@ -1,17 +1,21 @@
 """Real processes are hurt; nothing half-written is taken for finished."""
 
+import io
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Project, chapter
+from conftest import Project, chapter, notebook
+
+from llmchain.workbench import catalog
 
 SLOW = """import os, time
 from pathlib import Path
@@ -344,3 +348,61 @@ def test_pickle_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no usable checkpoint"):
         newest_checkpoint(tmp_path)
     assert not mark.exists()
+
+
+FRONT = ("raw", "---\nchapter:\n  makes: [a/b]\n---")
+VALUES = ("code", "seed: int = 0  # seed (0 to 9)", ["parameters"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (notebook(("raw", "---\nchapter: [\n---"), VALUES), "04_bad: front matter is not valid YAML"),
+        (notebook(FRONT, VALUES, VALUES), "04_bad: 2 code cells are tagged `parameters`"),
+        (notebook(FRONT), "04_bad: 0 code cells are tagged `parameters`"),
+        ('{"cells": [', "04_bad: not a notebook"),
+        (chapter("04_bad", makes="corpus/raw"), "04_bad: `corpus/raw` is already made by 01_first"),
+        (chapter("04_bad", needs="no/such", makes="a/b"), "04_bad: needs `no/such`, which no chapter"),
+        (chapter("04_bad", needs="c/d", makes="c/d"), "cycle of artifacts: 04_bad → 04_bad"),
+    ],
+)  # fmt: skip
+def test_bad_notebook_is_told_before_anything_starts(
+    project: Project, text: str, says: str
+) -> None:
+    project.put("04_bad", text)
+    for words in (["run", "01"], ["plan"], ["list"]):
+        done = project.llmchain(*words)
+        if (
+            words == ["list"]
+            and "not a" not in says
+            and "tagged" not in says
+            and "YAML" not in says
+        ):
+            continue  # the list shows what the graph would refuse
+        assert (done.returncode, done.stdout) == (2, ""), words
+        assert [f"llmchain: {says}" in line for line in done.stderr.splitlines()] == [True]
+    assert not project.runs.exists()
+
+
+def test_missing_input_is_told_with_the_command_that_makes_it(project: Project) -> None:
+    done = project.llmchain("run", "02", "--only")
+    assert done.returncode == 1
+    assert "02_second needs `corpus/raw`, made by 01_first: llmchain run 01_first" in done.stdout
+
+
+def test_archive_that_leads_out_writes_nothing(tmp_path: Path) -> None:
+    """The archives we read are read in memory, by the names that the catalogue gives."""
+    inside = tmp_path / "deep" / "inside"
+    inside.mkdir(parents=True)
+    path = inside / "x.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name in ("../out.txt", "/tmp/llmchain-out.txt", "a.txt"):
+            content = b"1\t3.0\tfine words"
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    entry = {"kind": "ratings", "members": ["a.txt"], "neutral": 0.5}
+    rows = list(catalog._ratings(path, entry))
+    assert [row["text"] for row in rows] == ["fine words"]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["deep", "inside", "x.tar.gz"]
+    assert not Path("/tmp/llmchain-out.txt").exists()
