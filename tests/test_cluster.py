@@ -1,8 +1,11 @@
 """The same artifacts from a cluster; a machine that is lost is no failure; the storage is not trusted."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -113,6 +116,46 @@ def test_ray_makes_the_same_artifacts_and_says_what_fails(project: Project) -> N
     assert [c["status"] for c in again["chapters"]] == ["cached"] * 2
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_a_cluster_at_an_address(project: Project) -> None:
+    """As on a real one: a head that runs by itself and asks for a token, reached by `ray://`."""
+    pytest.importorskip("ray", reason="extra scale is not installed")
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
+    here = project.summary("01", LLMCHAIN_RUNS=str(project.root / "elsewhere"))
+    ray, port = Path(sys.executable).with_name("ray"), free_port()
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # a short path: it holds sockets
+        words = [
+            str(ray),
+            "start",
+            "--head",
+            "--block",
+            "--num-cpus=2",
+            "--include-dashboard=false",
+        ]
+        words += ["--disable-usage-stats", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}"]
+        words += [f"--port={free_port()}", f"--ray-client-server-port={port}"]
+        words += ["--min-worker-port=0", "--max-worker-port=0"]
+        head = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | token
+        )  # fmt: skip
+        try:
+            assert head.stdout and any("Ray runtime started" in line for line in head.stdout)
+            storage = {"LLMCHAIN_STORAGE": str(project.root / "storage")}
+            there = project.summary("01", "--on", f"ray://127.0.0.1:{port}", **storage, **token)
+        finally:
+            head.terminate()
+            head.wait(timeout=60)
+    assert there["code"] == 0, there
+    assert there["chapters"][0]["status"] == "ok"
+    assert there["certificate"] == here["certificate"]
+
+
 def test_what_cannot_be_reached_is_one_line_and_no_run(project: Project) -> None:
     (project.root / "without").mkdir()
     (project.root / "without" / "ray.py").write_text("raise ImportError('not here')")
@@ -120,6 +163,7 @@ def test_what_cannot_be_reached_is_one_line_and_no_run(project: Project) -> None
     for words, variables, said in (
         (["--on", "ray"], paths, "llmchain: --on needs Ray: pip install 'llmchain[scale]'"),
         (["--on", "ray"], {"LLMCHAIN_STORAGE": "foo://x"}, "llmchain: Protocol not known: foo"),
+        (["--on", f"ray://127.0.0.1:{free_port()}"], {}, "llmchain: --on ray://127.0.0.1:"),
     ):
         done = project.llmchain("run", "01", *words, **variables)
         assert done.returncode == 1 and done.stderr.startswith(said), done.stderr

@@ -9,7 +9,9 @@ import contextlib
 import ctypes
 import logging
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -170,6 +172,11 @@ class Cluster:
             raise ImportError("--on needs Ray: pip install 'llmchain[scale]'") from None
         self._root = root
         self._storage = Storage(os.environ.get("LLMCHAIN_STORAGE") or str(runs / "storage"))
+        if place := re.fullmatch(r"(?:ray://)?(\S+):(\d+)", address):  # Ray would try for minutes
+            try:
+                socket.create_connection((place[1], int(place[2])), timeout=10).close()
+            except OSError as error:
+                raise ConnectionError(f"--on {address}: nothing answers there ({error})") from None
         sent = {"working_dir": str(root), "excludes": NOT_SENT}
         known = None if address == "ray" else address
         with warnings.catch_warnings():

@@ -65,6 +65,9 @@ class Here:
         return Forked(self._server.start(worker.main, path, environment))
 
 
+# what may keep a chapter from being started: a bad declaration, a missing input, a cell that is no Python
+UNREADY = (ContractError, FileNotFoundError, SyntaxError)
+
 # ── a run ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -88,8 +91,6 @@ class State:
             "id": self.chapter.id,
             "title": self.chapter.title,
             "status": self.status,
-        }
-        entry |= {
             "seconds": round(self.seconds, 2),
             "key_metric": self.chapter.key,
             "key": self.key,
@@ -98,73 +99,68 @@ class State:
         return entry | ({"error": self.error} if self.error else {})
 
 
+@dataclass
 class Run:
     """One run of some chapters at one profile; `execute` does it, `summary` tells of it."""
 
-    def __init__(
-        self,
-        chapters: dict[str, Chapter],
-        selected: list[str],
-        profile: str,
-        parameters: dict[str, dict[str, Any]],
-        changed: set[str],
-        *,
-        jobs: int = 2,
-        force: bool = False,
-        keep_going: bool = False,
-        artifacts: dict[str, str] | None = None,
-        timeout: float | None = None,
-        on: str = "",
-        notify: Callable[["Run"], None] = lambda run: None,
-    ) -> None:
-        self.root = project_root()
-        self.chapters, self.profile, self.changed = chapters, profile, changed
-        self.parameters, self.jobs, self.force = parameters, jobs, force
-        self.keep_going, self.notify = keep_going, notify
-        self.timeout = timeout  # seconds for a chapter; None: as long as it takes
-        self.on = on  # address of a cluster; empty: this machine
-        self.artifacts = artifacts or {}  # taken before the newest, for a run that is made again
-        self.store = Store()
-        self.started = time.time()
-        self.seconds = 0.0
-        self.state = "running"
+    chapters: dict[str, Chapter]
+    selected: list[str]
+    profile: str
+    parameters: dict[str, dict[str, Any]]
+    changed: set[str]  # chapters whose parameters are not those of the profile
+    jobs: int = 2
+    force: bool = False
+    keep_going: bool = False
+    artifacts: dict[str, str] = field(default_factory=dict)  # taken before the newest ones
+    timeout: float | None = None  # seconds for a chapter; None: as long as it takes
+    on: str = ""  # address of a cluster; empty: this machine
+    notify: Callable[["Run"], None] = lambda run: None
+
+    def __post_init__(self) -> None:
+        self.root, self.store = project_root(), Store()
+        self.started, self.seconds, self.state = time.time(), 0.0, "running"
+        self.id = f"{_stamp()}-{self.profile}-{uuid.uuid4().hex[:4]}"
+        self.folder = runs_folder() / self.id
+        self.states = {i: State(self.chapters[i]) for i in self.selected}
+        needed = graph.dependencies(self.chapters)
+        # a maker that was not selected has its newest artifact taken
+        self.depends = {i: needed[i] & set(self.selected) for i in self.selected}
+        self._maker = graph.makers(self.chapters)
         self._written = 0.0
         self._interrupts = 0
         self._place: Here | cluster.Cluster | None = None
-        self.id = f"{_stamp()}-{profile}-{uuid.uuid4().hex[:4]}"
-        self.folder = runs_folder() / self.id
-        self.states = {i: State(chapters[i]) for i in selected}
-        self.depends = {
-            i: graph.dependencies(chapters)[i] & set(selected) for i in selected
-        }  # a maker that was not selected has its newest artifact taken
 
     def execute(self) -> dict[str, Any]:
         """Run everything; returns the summary, which is also kept in the run folder.
 
         OSError if the run folder cannot be written. Ctrl-C stops the workers cleanly."""
-        if self.on:  # a cluster that cannot be reached is said before a run exists
-            self._place = cluster.Cluster(self.on, self.root, runs_folder())
-        self.folder.mkdir(parents=True)
-        write_json(self.folder / "environment.json", environment(self.root))
-        with self._interrupts_counted():
-            while any(s.status in ("waiting", "running") for s in self.states.values()):
-                if self._interrupts:
-                    self._stop()
-                    break
-                self._step()
-                self.notify(self)
-                if time.time() - self._written > 2:  # for `llmchain status` in another terminal
-                    self._written = time.time()
-                    write_json(self.folder / "summary.json", self.summary(), durable=False)
-                time.sleep(0.03)
-            self.state = "interrupted" if self._interrupts else "finished"
-            if isinstance(self._place, cluster.Cluster):
-                self._place.close()
+        with contextlib.ExitStack() as stack:
+            if self.on:  # a cluster that cannot be reached is said before a run exists
+                self._place = cluster.Cluster(self.on, self.root, runs_folder())
+                stack.callback(self._place.close)
+            self.folder.mkdir(parents=True)
+            write_json(self.folder / "environment.json", environment(self.root))
+            stack.enter_context(self._interrupts_counted())
+            self._go_on()
         self.seconds = time.time() - self.started
         summary = self.summary()
         write_json(self.folder / "summary.json", summary)
         self.notify(self)
         return summary
+
+    def _go_on(self) -> None:
+        """Until every chapter has come to an end, or Ctrl-C."""
+        while any(s.status in ("waiting", "running") for s in self.states.values()):
+            if self._interrupts:
+                self._stop()
+                break
+            self._step()
+            self.notify(self)
+            if time.time() - self._written > 2:  # for `llmchain status` in another terminal
+                self._written = time.time()
+                write_json(self.folder / "summary.json", self.summary(), durable=False)
+            time.sleep(0.03)
+        self.state = "interrupted" if self._interrupts else "finished"
 
     @contextlib.contextmanager
     def _interrupts_counted(self) -> Iterator[None]:
@@ -208,29 +204,33 @@ class Run:
         """What `execute` would do with each chapter, and why; nothing is started."""
         entries = []
         for name, state in self.states.items():
-            chapter = state.chapter
-            cost = chapter.cost.get(self.profile, {})
-            entry = {"id": name, "expected_seconds": 0.0, "expected_gb": cost.get("gigabytes", 0.0)}
             waits = sorted(d for d in self.depends[name] if self.states[d].status != "cached")
-            try:
-                if waits:
-                    entry |= {"action": "run", "why": f"after {', '.join(waits)}"}
-                else:
-                    profile = "custom" if name in self.changed else self.profile
-                    inputs = self._inputs(chapter)
-                    key = cache_key(chapter, self.parameters[name], inputs, profile, self.root)
-                    if not self.force and (kept := self.store.result(name, key)):
-                        state.status, state.record = "cached", kept[1]
-                        entry |= {"action": "take", "why": f"finished before ({key[:12]})"}
-                    else:
-                        why = "no finished result with this code, parameters and inputs"
-                        entry |= {"action": "run", "why": why}
-            except (ContractError, FileNotFoundError) as error:
-                entry |= {"action": "cannot run", "why": str(error)}
-            if entry["action"] == "run":
-                entry["expected_seconds"] = cost.get("seconds", 0.0)
-            entries.append(entry)
+            action, why = "run", f"after {', '.join(waits)}"
+            if not waits:
+                why = "no finished result with this code, parameters and inputs"
+                try:
+                    if self._find(state):
+                        state.status, action = "cached", "take"
+                        why = f"finished before ({state.key[:12]})"
+                except UNREADY as error:
+                    action, why = "cannot run", str(error)
+            cost = state.chapter.cost.get(self.profile, {})
+            seconds = cost.get("seconds", 0.0) if action == "run" else 0.0
+            entry = {"id": name, "action": action, "why": why, "expected_seconds": seconds}
+            entries.append(entry | {"expected_gb": cost.get("gigabytes", 0.0)})
         return entries
+
+    def _find(self, state: State) -> Path | None:
+        """Set the key of a chapter and its inputs, or its finished record and return that folder."""
+        chapter = state.chapter
+        inputs = self._inputs(chapter)
+        profile = "custom" if chapter.id in self.changed else self.profile
+        state.key = cache_key(chapter, self.parameters[chapter.id], inputs, profile, self.root)
+        state.record = {"inputs": inputs}
+        if self.force or not (kept := self.store.result(chapter.id, state.key)):
+            return None
+        folder, state.record = kept
+        return folder
 
     def too_large(self) -> list[str]:
         """One line for each chapter that states more memory than this machine has."""
@@ -268,16 +268,13 @@ class Run:
         chapter = state.chapter
         if not state.key:
             try:
-                inputs = self._inputs(chapter)
-                profile = "custom" if chapter.id in self.changed else self.profile
-                state.key = cache_key(
-                    chapter, self.parameters[chapter.id], inputs, profile, self.root
-                )
-            except (ContractError, FileNotFoundError, SyntaxError) as error:
+                kept = self._find(state)
+            except UNREADY as error:
                 state.status, state.error = "failed", str(error)
                 return
-            state.record = {"inputs": inputs}
-            if not self.force and self._take(state):
+            if kept:
+                shutil.copytree(kept, self.folder / chapter.id, dirs_exist_ok=True)
+                state.status, state.seconds = "cached", float(state.record["seconds"])
                 return
         if self._place is None:
             self._place = Here(self._imports(), self.folder / "imports.txt")
@@ -327,8 +324,7 @@ class Run:
 
     def _inputs(self, chapter: Chapter) -> dict[str, str]:
         """Hash of each input: from this run where its maker is part of it, else the newest."""
-        maker = graph.makers(self.chapters)
-        found = {}
+        maker, found = self._maker, {}
         for name in chapter.needs:
             if state := self.states.get(maker[name]):
                 digest = state.record["outputs"][name]
@@ -341,16 +337,6 @@ class Run:
             found[name] = digest
         return found
 
-    def _take(self, state: State) -> bool:
-        """Use the finished result with this key, if there is one."""
-        kept = self.store.result(state.chapter.id, state.key)
-        if kept is None:
-            return False
-        folder, state.record = kept
-        shutil.copytree(folder, self.folder / state.chapter.id, dirs_exist_ok=True)
-        state.status, state.seconds = "cached", float(state.record["seconds"])
-        return True
-
     def _room_for(self, chapter: Chapter) -> bool:
         """Whether the cores and the stated memory of this chapter are free, and nobody is alone."""
         import psutil
@@ -360,7 +346,6 @@ class Run:
             return True
         if chapter.alone or any(s.chapter.alone for s in running) or len(running) >= self.jobs:
             return False
-
         if threads(chapter) + sum(threads(s.chapter) for s in running) > cores():
             return False
         taken = sum(self._memory(s.chapter) for s in running)
