@@ -143,8 +143,10 @@ def test_curves_share_a_chart_and_are_described(page: html.HtmlElement) -> None:
     assert title == "loss, 0 to 995 steps: train from 10 to 2.29; val from 10.3 to 2.78"
     told = [t for t in charts[0].itertext() if t in ("train", "val", "step", "loss")]
     assert told == ["step", "loss", "train", "val"]
-    drawn = re.findall(r"[\d.]+ [\d.]+", charts[0].xpath("*[@class='line line-0']/@d")[0])
-    assert len(drawn) == 201 and all(0 <= float(v) <= 440 for p in drawn for v in p.split())
+    (line,) = charts[0].xpath(".//*[contains(@style, 'var(--c0)')]/@d")[:1]
+    places = [tuple(map(float, p)) for p in re.findall(r"([\d.]+) ([\d.]+)", line)]
+    assert len(places) > 10 and all(0 <= x <= 432 and 0 <= y <= 216 for x, y in places)
+    assert places == sorted(places) and places[0][1] < places[-1][1], "the loss falls"
 
 
 def test_samples_and_the_answers_of_the_service(page: html.HtmlElement) -> None:
@@ -219,5 +221,9 @@ def test_key_result_prefers_the_key_metric() -> None:
     ("low", "high"), [(0, 1), (2.29, 10.3), (-3e-5, 4e-5), (0, 1e7), (1e-9, 1.1e-9)]
 )
 def test_ticks_are_few_and_inside(low: float, high: float) -> None:
-    found = report.ticks(low, high)
-    assert 2 <= len(found) <= 6 and low <= found[0] + 1e-12 and found[-1] <= high * (1 + 1e-9)
+    drawn = report.chart("loss", {"loss": [[0, low], [1, high]]})
+    assert drawn is not None
+    texts = html.fragment_fromstring(f"<svg>{drawn['svg']}").xpath(".//text")
+    heights = [float(t.get("y")) for t in texts if re.fullmatch(r"[−\d.]+", t.text)]
+    upwards = [y for y in heights if y < max(heights)]  # those of the steps stand lowest
+    assert 2 <= len(upwards) <= 9 and all(0 <= y <= 216 for y in heights)

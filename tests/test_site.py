@@ -168,19 +168,20 @@ def test_no_page_asks_for_anything_outside(built: tuple[Path, list[str]]) -> Non
 def test_the_search_index_is_made_at_build_time(built: tuple[Path, list[str]]) -> None:
     text = (built[0] / "search.js").read_text()
     index = json.loads(text.removeprefix("window.searchIndex=").rstrip(";\n"))
-    at = {url: (i, title, text) for i, (url, title, _, text) in enumerate(index["sections"])}
-    zebra, _, said = at["01_data/tokenize.html#bytes-first"]
-    assert "斑马" in said and index["words"]["斑马"] == index["words"]["zebra"] == [zebra, 1]
-    assert at["01_data/deduplicate.html"][1] == "Deduplication"
-    assert at["01_data/deduplicate.html#shingles"][0] in index["words"]["shingles"][::2]
+    at = {url: (title, heading, text) for url, title, heading, text, _ in index}
+    _, heading, said = at["01_data/tokenize.html#bytes-first"]
+    assert heading == "Bytes first" and "斑马" in said
+    assert [url for url, entry in at.items() if "zebra" in entry[2]] == [
+        "01_data/tokenize.html#bytes-first"
+    ]
+    assert at["01_data/deduplicate.html"][0] == "Deduplication"
+    assert "Shingles" in at["01_data/deduplicate.html#shingles"][1]
     assert "api/data/dedup.html#shingles" in at
 
 
-def test_words_of_the_search() -> None:
-    assert site.words("Multi-head n_gram_size, 注意力 é7") == [
-        *["multi", "head", "n_gram_size", "n", "gram", "size", "注意", "意力", "é7"]
-    ]
-    assert site.words("马") == ["马"] and site.words("a" * 64) == []
+def test_hashes_are_not_worth_finding() -> None:
+    page = {"url": "a.html", "title": "A", "description": "", "body": f"<p>sha {'ab' * 32} 马</p>"}
+    assert [text.split() for _, _, _, text, _ in site.read_sections(page)] == [["sha", "…", "马"]]
 
 
 def test_staged_notebooks_are_ready_for_quarto(tmp_path: Path) -> None:
@@ -299,18 +300,37 @@ def test_markdown_of_outputs_cannot_bring_markup() -> None:
     assert "{=html}" not in outputs.tame("```{=html}\n<script>\n```")
 
 
-def test_flowcharts_are_drawn_in_layers() -> None:
-    direction, said, nodes, edges = diagram.parse(
-        "%% note\nflowchart LR\naccTitle: The chain\nsubgraph one\n"
-        'A["collect (采集)"] --> B(clean) -->|rows| C{train}; A & B -.-> C\nend\n'
-        "C -- done --> D([serve])\nclass A big"
-    )
+FLOW = """accTitle: The chain
+subgraph one
+A["collect (采集)"] --> B(clean) -->|rows| C{train}; A & B -.-> C
+end
+C -- done --> D([serve])
+class A big"""
+
+
+def test_flowcharts_are_drawn_in_order() -> None:
+    direction, said, nodes, edges = diagram.parse(f"%% note\nflowchart LR\n{FLOW}")
     assert (direction, said) == ("LR", "The chain")
     assert nodes == {"A": "collect (采集)", "B": "clean", "C": "train", "D": "serve"}
     pairs = [("A", "B", ""), ("B", "C", "rows"), ("A", "C", ""), ("B", "C", ""), ("C", "D", "done")]
     assert edges == pairs
-    rows, _ = diagram.layers(list(nodes), [(a, b) for a, b, _ in edges])
-    assert [[n for n in row if n in nodes] for row in rows] == [["A"], ["B"], ["C"], ["D"]]
+    svg = html.fragment_fromstring(diagram.mermaid_svg(f"graph TB\n{FLOW}"))
+    heights = {e.text: float(e.get("y")) for e in svg.iter("text") if not e.get("class")}
+    assert sorted(heights, key=heights.__getitem__) == list(nodes.values())
+    assert len(svg.findall("path")) == len(edges), "an arrow for each edge"
+    assert {e.text for e in svg.find_class("label") if e.text} == {"rows", "done"}
+
+
+@pytest.mark.parametrize("direction", ["TB", "BT"])
+def test_arrows_point_from_the_first_to_the_second(direction: str) -> None:
+    source = f"graph {direction}\nA --> B --> C\nA --> C\nC --> A"
+    svg = html.fragment_fromstring(diagram.mermaid_svg(source))
+    at = {e.text: float(e.get("y")) for e in svg.iter("text") if not e.get("class")}
+    ends = []
+    for path in svg.findall("path"):  # the line, before the head is drawn in relative steps
+        line = re.match(r"M\S+ ([\d.]+)(?:V|C.* )([\d.]+)m", path.get("d"))
+        ends.append([min(at, key=lambda n: abs(at[n] - y)) for y in map(float, line.groups())])
+    assert ends == [["A", "B"], ["B", "C"], ["A", "C"], ["C", "A"]]
 
 
 @pytest.mark.parametrize("direction", ["TB", "TD", "LR", "RL", "BT"])

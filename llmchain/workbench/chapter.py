@@ -1,8 +1,12 @@
 """What a notebook opens: inputs, outputs, numbers, claims, curves and figures of one chapter."""
 
 import ast
+import base64
+import io
 import json
+import operator
 import os
+import random
 import resource
 import string
 import sys
@@ -10,21 +14,23 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from html import escape
 from pathlib import Path
 from typing import Any
 
-from llmchain.workbench import catalog, tracking
-from llmchain.workbench.contract import (
-    Chapter,
-    ContractError,
-    known,
-    project_root,
-    read_chapter,
-)
+from llmchain.workbench import catalog, contract, tracking
 from llmchain.workbench.store import Store, read_json, runs_folder, write_json
 
 ROWS = "rows.jsonl"
-Bound = float | int | dict[str, float]
+RECORDED = "profile device threads parameters inputs metrics claims curves figures samples".split()
+Bound = float | int | dict[str, float] | None
+# comparisons with NaN are false: a number that is not one holds no claim
+BOUNDS: dict[str, tuple[Callable[[Any, Any], Any], str, str]] = {
+    "at_least": (operator.ge, "is at least", "is under"),
+    "at_most": (operator.le, "is at most", "is over"),
+    "equal": (operator.eq, "equals", "is not"),
+}
 
 
 def open_chapter(chapter_id: str, namespace: dict[str, Any]) -> "Open":
@@ -34,23 +40,20 @@ def open_chapter(chapter_id: str, namespace: dict[str, Any]) -> "Open":
     seeded globally, and sets the number of threads. ContractError: a wrong parameter.
     FileNotFoundError: a missing input, with the command that makes it.
     """
-    paths = sorted(project_root().glob(f"nbs/[0-9][0-9]_*/{chapter_id}.ipynb"))
+    paths = list(contract.project_root().glob(f"nbs/[0-9][0-9]_*/{chapter_id}.ipynb"))
     if len(paths) != 1:
-        raise ContractError(f"{chapter_id}: {len(paths)} such notebooks under nbs/; expected one")
-    chapter = read_chapter(paths[0])
-    parameters, problems = {}, []
-    for name in _injected(namespace.get("In", [])):
-        try:
-            known(chapter, name)
-        except ContractError as error:
-            problems += error.problems
-    for name, parameter in chapter.parameters.items():
-        try:
-            parameters[name] = parameter.check(namespace.get(name, parameter.default), chapter.id)
-        except ContractError as error:
-            problems += error.problems
-    if problems:
-        raise ContractError(problems)
+        told = f"{len(paths)} such notebooks under nbs/; expected one"
+        raise contract.ContractError(f"{chapter_id}: {told}")
+    chapter = contract.read_chapter(paths[0])
+    parameters = {}
+    with contract.told_together() as problems:
+        for name in _injected(namespace.get("In", [])):
+            with contract.noted(problems):
+                contract.known(chapter, name)
+        for name, parameter in chapter.parameters.items():
+            with contract.noted(problems):
+                value = namespace.get(name, parameter.default)
+                parameters[name] = parameter.check(value, chapter.id)
     opened = Open(chapter, parameters)
     namespace.update(parameters)  # an int given for a float is a float from here on
     return opened
@@ -58,46 +61,34 @@ def open_chapter(chapter_id: str, namespace: dict[str, Any]) -> "Open":
 
 def _injected(history: list[str]) -> list[str]:
     """The names that Papermill's injected cell assigns; without this an unknown one is no error."""
-    names = []
-    for source in history:
-        if source.lstrip().startswith("# Parameters"):
-            names += [
-                target.id
-                for node in ast.parse(source).body
-                if isinstance(node, ast.Assign)
-                for target in node.targets
-                if isinstance(target, ast.Name)
-            ]
-    return names
+    cells = [ast.parse(s) for s in history if s.lstrip().startswith("# Parameters")]
+    nodes = [node for cell in cells for node in ast.walk(cell) if isinstance(node, ast.Name)]
+    return [node.id for node in nodes if isinstance(node.ctx, ast.Store)]
 
 
 def _how_to_make(artifact: str) -> str:
     """`made by 02_clean: llmchain run 02_clean`."""
-    for path in sorted(project_root().glob("nbs/[0-9][0-9]_*/*.ipynb")):
-        try:
-            if artifact in read_chapter(path).makes:
+    for path in sorted(contract.project_root().glob("nbs/[0-9][0-9]_*/*.ipynb")):
+        with suppress(contract.ContractError):  # somebody is writing it; `llmchain doctor` tells
+            if artifact in contract.read_chapter(path).makes:
                 return f"made by {path.stem}: llmchain run {path.stem}"
-        except ContractError:
-            continue  # a notebook that somebody is writing; `llmchain doctor` tells of it
     return "which no chapter makes"
 
 
 class Open:
     """An opened chapter. Everything it is told is kept in its run folder; `close` publishes."""
 
-    def __init__(self, chapter: Chapter, parameters: dict[str, Any]) -> None:
+    def __init__(self, chapter: contract.Chapter, parameters: dict[str, Any]) -> None:
         self.chapter = chapter
         self.parameters = parameters
         self.seed = int(parameters.get("seed", 0))
         self.store = Store()
         self._started = time.time()
         # the runner says where this run lies and what its inputs are; without it we look ourselves
-        context = read_json(Path(os.environ.get("LLMCHAIN_CONTEXT", "/nonexistent"))) or {}
-        if context.get("chapter") != chapter.id:
-            context = {}
-        self.context: dict[str, Any] = context
+        told = read_json(Path(os.environ.get("LLMCHAIN_CONTEXT", "/nonexistent"))) or {}
+        self.context: dict[str, Any] = told if told.get("chapter") == chapter.id else {}
         stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{chapter.id}-{uuid.uuid4().hex[:6]}"
-        self.folder = Path(context.get("folder") or runs_folder() / "interactive" / stamp)
+        self.folder = Path(self.context.get("folder") or runs_folder() / "interactive" / stamp)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.inputs = self._find_inputs()
         self.profile = self._profile()
@@ -120,38 +111,26 @@ class Open:
 
     def _find_inputs(self) -> dict[str, str]:
         given = self.context.get("inputs", {})
-        found, missing = {}, []
-        for name in self.chapter.needs:
-            digest = given.get(name) or self.store.latest(name)
-            if digest is None:
-                missing.append(f"{self.chapter.id} needs `{name}`, {_how_to_make(name)}")
-            else:
-                found[name] = digest
-        if missing:
-            raise FileNotFoundError("\n".join(missing))
+        found = {n: given.get(n) or self.store.latest(n) or "" for n in self.chapter.needs}
+        if missing := [name for name, digest in found.items() if not digest]:
+            needs = [f"{self.chapter.id} needs `{n}`, {_how_to_make(n)}" for n in missing]
+            raise FileNotFoundError("\n".join(needs))
         return found
 
     def _profile(self) -> str:
         """The profile whose bounds apply; `custom` when parameters or inputs are not its own."""
-        if self.context:
-            profile = "custom" if self.context.get("custom") else self.context["profile"]
-        else:
-            profile = "cpu" if self.parameters == self.chapter.defaults() else "custom"
+        own = self.parameters == self.chapter.defaults()
+        told = self.context or {"profile": "cpu", "custom": not own}
+        profile = "custom" if told.get("custom") else told["profile"]
         made = {self.store.manifest(n, d).get("profile", "cpu") for n, d in self.inputs.items()}
         return profile if made <= {profile} else "custom"
 
     def _seed_libraries(self) -> None:
         """Some library code draws from the global state only; ours never does."""
-        import random
-
         random.seed(self.seed)
-        if "numpy" in sys.modules:
-            import numpy as np
-
-            np.random.seed(self.seed)  # noqa: NPY002
-        if "torch" in sys.modules:
-            import torch
-
+        if numpy := sys.modules.get("numpy"):
+            numpy.random.seed(self.seed)
+        if torch := sys.modules.get("torch"):
             torch.manual_seed(self.seed)
             torch.set_num_threads(self.threads)
 
@@ -187,9 +166,7 @@ class Open:
         """A NumPy generator for the named stream, from its beginning; streams are independent."""
         import numpy as np
 
-        return np.random.default_rng(
-            np.random.SeedSequence([self.seed, zlib.crc32(stream.encode())])
-        )
+        return np.random.default_rng([self.seed, zlib.crc32(stream.encode())])
 
     def generator(self, stream: str) -> Any:
         """A torch generator (CPU) for the named stream, from its beginning."""
@@ -200,8 +177,7 @@ class Open:
     @property
     def scratch(self) -> Path:
         """A folder that an interrupted run finds again: for checkpoints. Emptied when it finishes."""
-        given = self.context.get("scratch")
-        folder = Path(given) if given else self.folder / "scratch"
+        folder = Path(self.context.get("scratch") or self.folder / "scratch")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -227,7 +203,7 @@ class Open:
 
     def metric(self, name: str, value: Any) -> Any:
         """Record a number of this run and return it. TypeError if it is no number and no text."""
-        plain = value.item() if hasattr(value, "item") else value
+        plain = _plain(value)
         if not isinstance(plain, (int, float, str, bool)):
             raise TypeError(f"metric {name}: a number or text, got {type(value).__name__}")
         self.metrics[name] = plain
@@ -238,37 +214,31 @@ class Open:
         self,
         name: str,
         value: Any,
-        at_least: Bound | None = None,
-        at_most: Bound | None = None,
+        at_least: Bound = None,
+        at_most: Bound = None,
         equal: Any = None,
     ) -> Any:
         """State what a number must be; shown now, recorded, and demanded by `close`.
 
         A bound given by profile, `{"smoke": 8.5, "cpu": 5.3}`, holds for an unchanged run of that
         profile; a changed run records the value without a bound. ValueError without any bound."""
-        bounds = {"at_least": at_least, "at_most": at_most, "equal": equal}
-        stated = {k: v for k, v in bounds.items() if v is not None}
+        given = {"at_least": at_least, "at_most": at_most, "equal": equal}
+        stated = {kind: bound for kind, bound in given.items() if bound is not None}
         if not stated:
             raise ValueError(f"claim {name}: give at_least, at_most or equal")
-        if unknown := {p for b in stated.values() if isinstance(b, dict) for p in b} - {
-            "smoke",
-            "cpu",
-            "gpu",
-        }:
-            raise ValueError(f"claim {name}: unknown profile {sorted(unknown)[0]}")
-        plain = self.metric(name, value)
-        entry: dict[str, Any] = {"name": name, "value": plain}
+        profiles = {p for bound in stated.values() if isinstance(bound, dict) for p in bound}
+        if unknown := sorted(profiles - {*contract.PROFILES}):
+            raise ValueError(f"claim {name}: unknown profile {unknown[0]}")
+        entry: dict[str, Any] = {"name": name, "value": self.metric(name, value)}
         for kind, bound in stated.items():
-            entry[kind] = bound.get(self.profile) if isinstance(bound, dict) else bound
-            if hasattr(entry[kind], "item"):
-                entry[kind] = entry[kind].item()
-        checks = [_holds(plain, k, entry[k]) for k in stated if entry[k] is not None]
+            entry[kind] = _plain(bound.get(self.profile) if isinstance(bound, dict) else bound)
+        checks = [_holds(entry, kind) for kind in stated if entry[kind] is not None]
         entry["held"] = all(checks) if checks else None
         self.claims = [c for c in self.claims if c["name"] != name] + [entry]
         mark = {True: "✓", False: "✗", None: "·"}[entry["held"]]
         print(f"{mark} claim {claim_text(entry)}")
         self._keep()
-        return plain
+        return entry["value"]
 
     def say(self, template: str) -> None:
         """Prose with this run's numbers: `ch.say("Of {n_docs:,} documents {share:.1%} went.")`.
@@ -279,30 +249,25 @@ class Open:
         if unknown := [f for f in fields if f not in self.metrics]:
             raise KeyError(f"{self.chapter.id}: say: `{unknown[0]}` is not a recorded metric")
         text = template.format(**self.metrics)
-        if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
-            from IPython.display import Markdown, display
-
-            display(Markdown(text))
-        else:
+        if not _show("text/markdown", text, text):
             print(text)
 
     # ── what is looked at ─────────────────────────────────────────────────────────────────────
 
     def curve(self, tag: str, step: int, value: float) -> None:
         """One point of a curve: kept, written to TensorBoard event files, drawn in a live plot."""
-        value = float(value)
-        self.curves.setdefault(tag, []).append((int(step), value))
-        if self._writer is None:
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-            self._writer = EventFileWriter(str(self.folder / "tensorboard"))
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+        step, value = int(step), float(value)
+        self.curves.setdefault(tag, []).append((step, value))
+        if self._writer is None:
+            self._writer = EventFileWriter(str(self.folder / "tensorboard"))
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-        self._writer.add_event(Event(wall_time=time.time(), step=int(step), summary=summary))
+        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
         if self._tracking is not None:
-            self._tracking.curve(tag, int(step), value)
+            self._tracking.curve(tag, step, value)
         for plot in self._plots:
             if tag in plot.tags:
                 plot.refresh(self.curves)
@@ -317,42 +282,33 @@ class Open:
         """A progress bar over `items` that the runner's table shows as well."""
         from tqdm import tqdm
 
-        total = total if total is not None else getattr(items, "__len__", lambda: None)()
-        last = 0.0
-        for done, item in enumerate(tqdm(items, total=total, desc=desc, mininterval=1.0), 1):
+        bar, last = tqdm(items, total=total, desc=desc, mininterval=1.0), 0.0
+        for done, item in enumerate(bar, 1):
             yield item
-            if total and time.time() - last > 1:
+            if bar.total and time.time() - last > 1:
                 last = time.time()
-                state = {"done": done, "total": total, "desc": desc}
+                state = {"done": done, "total": bar.total, "desc": desc}
                 write_json(self.folder / "progress.json", state, durable=False)
 
     def figure(self, fig: Any, name: str, alt: str) -> None:
         """Show a matplotlib figure with its text alternative and keep it for the report."""
-        import io
-
-        buffer = io.BytesIO()
-        fig.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-        (self.folder / "figures").mkdir(exist_ok=True)
-        (self.folder / "figures" / f"{name}.png").write_bytes(buffer.getvalue())
+        path = self.folder / "figures" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(_png(fig))
         self.figures.append({"name": name, "alt": alt, "file": f"figures/{name}.png"})
-        _show_png(buffer.getvalue(), alt)
-        import matplotlib.pyplot as plt
-
-        plt.close(fig)
+        _show("image/png", path.read_bytes(), alt)
         self._keep()
 
     def sample(self, title: str, content: str | list[dict[str, Any]]) -> None:
         """A piece of text or a small table that is shown here and kept for the report."""
-        rows = isinstance(content, list)
-        self.samples.append({"title": title, ("rows" if rows else "text"): content})
-        if not rows:
+        if isinstance(content, str):
+            self.samples.append({"title": title, "text": content})
             print(f"{title}: {content}")
-        elif "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
-            from IPython.display import HTML, display
-
-            display(HTML(_table(title, content)))  # type: ignore[arg-type]
         else:
-            print(title, *content, sep="\n")
+            self.samples.append({"title": title, "rows": content})
+            plain = "\n".join([title, *map(str, content)])
+            if not _show("text/html", _table(title, content), plain):
+                print(plain)
         self._keep()
 
     def exercise(self, number: int, answer: Any, check: Callable[[Any], None]) -> str:
@@ -370,29 +326,17 @@ class Open:
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────
 
-    def record(self, finished: bool, published: dict[str, str]) -> dict[str, Any]:
-        """What the runner, the report and a later reader need to know of this chapter's run."""
-        return {
+    def _keep(self, published: dict[str, str] | None = None) -> None:
+        """Write down what the runner, the report and a later reader need to know of this run."""
+        record = {field: getattr(self, field) for field in RECORDED} | {
             "chapter": self.chapter.id,
-            "profile": self.profile,
-            "finished": finished,
+            "finished": published is not None,
             "seconds": round(time.time() - self._started, 3),
             "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-            "device": self.device,
-            "threads": self.threads,
-            "parameters": self.parameters,
-            "inputs": self.inputs,
-            "outputs": published,
+            "outputs": published or {},
             "data": self.tiers,
-            "metrics": self.metrics,
-            "claims": self.claims,
-            "curves": self.curves,
-            "figures": self.figures,
-            "samples": self.samples,
         }
-
-    def _keep(self) -> None:
-        write_json(self.folder / "record.json", self.record(False, {}), durable=False)
+        write_json(self.folder / "record.json", record, durable=published is not None)
 
     def close(self) -> dict[str, str]:
         """Demand the claims, then publish every output; returns name -> hash.
@@ -413,18 +357,20 @@ class Open:
                 raise RuntimeError(f"{self.chapter.id}: `{name}` is in `makes` but was not written")
         facts = {"made_by": self.chapter.id, "profile": self.profile, "inputs": self.inputs}
         published = {n: self.store.publish(n, f, facts) for n, f in sorted(self.outputs.items())}
-        write_json(self.folder / "record.json", self.record(True, published))
+        self._keep(published)
         seconds = time.time() - self._started
         made = ", ".join(f"{n} {d[:8]}" for n, d in published.items()) or "nothing"
         print(f"{self.chapter.id} closed after {seconds:.1f} s · made {made}")
         return published
 
 
-def _holds(value: Any, kind: str, bound: Any) -> bool:
-    if kind == "equal":
-        return bool(value == bound)
-    # comparisons with NaN are false: a number that is not one holds no claim
-    return bool(value >= bound if kind == "at_least" else value <= bound)
+def _plain(value: Any) -> Any:
+    """A number of NumPy or torch as one of Python; anything else as it is."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _holds(claim: dict[str, Any], kind: str) -> bool:
+    return bool(BOUNDS[kind][0](claim["value"], claim[kind]))
 
 
 def claim_text(claim: dict[str, Any]) -> str:
@@ -433,26 +379,20 @@ def claim_text(claim: dict[str, Any]) -> str:
     def short(number: Any) -> str:
         return f"{number:.4g}" if isinstance(number, float) else str(number)
 
-    value, name = short(claim["value"]), claim["name"]
-    if claim["held"] is None:
-        return f"{name}: {value} (no bound for this profile)"
-    parts = []
-    for kind, good, bad in (
-        ("at_least", "is at least", "is under"),
-        ("at_most", "is at most", "is over"),
-        ("equal", "equals", "is not"),
-    ):
-        bound = claim.get(kind)
-        if bound is not None:
-            parts.append(f"{good if _holds(claim['value'], kind, bound) else bad} {short(bound)}")
-    return f"{name}: {value} {' and '.join(parts)}"
+    told = " and ".join(
+        f"{good if _holds(claim, kind) else bad} {short(claim[kind])}"
+        for kind, (_, good, bad) in BOUNDS.items()
+        if claim.get(kind) is not None
+    )
+    told = "(no bound for this profile)" if claim["held"] is None else told
+    return f"{claim['name']}: {short(claim['value'])} {told}"
 
 
 class LivePlot:
     """A figure in the notebook that is redrawn while curves grow."""
 
     def __init__(self, tags: tuple[str, ...], title: str, xlabel: str, ylabel: str) -> None:
-        self.tags, self.title, self.labels = tags, title, (xlabel, ylabel)
+        self.tags, self.labels = tags, {"title": title, "xlabel": xlabel, "ylabel": ylabel}
         self._handle: Any = None
         self._last = 0.0
 
@@ -466,43 +406,46 @@ class LivePlot:
         fig, ax = plt.subplots(figsize=(6, 3))
         for tag in self.tags:
             if points := curves.get(tag):
-                steps, values = zip(*points, strict=True)
-                ax.plot(steps, values, label=tag, marker="." if len(points) < 30 else None)
-        ax.set(xlabel=self.labels[0], ylabel=self.labels[1], title=self.title)
+                marker = "." if len(points) < 30 else None
+                ax.plot(*zip(*points, strict=True), label=tag, marker=marker)
+        ax.set(**self.labels)
         if ax.lines:
             ax.legend()
-        import io
-
-        buffer = io.BytesIO()
-        fig.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-        plt.close(fig)
-        alt = f"{self.title}: {', '.join(self.tags)} by {self.labels[0]}"
-        self._handle = _show_png(buffer.getvalue(), alt, self._handle)
+        alt = f"{self.labels['title']}: {', '.join(self.tags)} by {self.labels['xlabel']}"
+        self._handle = _show("image/png", _png(fig), alt, self._handle)
 
 
-def _show_png(png: bytes, alt: str, handle: Any = None) -> Any:
-    """Display a picture with its text alternative, or replace the one `handle` stands for."""
-    if "IPython" not in sys.modules or not sys.modules["IPython"].get_ipython():
+def _png(fig: Any) -> bytes:
+    """A figure as a picture; it is closed."""
+    import matplotlib.pyplot as plt
+
+    file = io.BytesIO()
+    fig.savefig(file, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    plt.close(fig)
+    return file.getvalue()
+
+
+def _show(kind: str, content: str | bytes, plain: str, handle: Any = None) -> Any:
+    """Show something in a notebook, in place of what `handle` stands for; None outside of one."""
+    ipython = sys.modules.get("IPython")
+    if ipython is None or not ipython.get_ipython():
         return None
-    import base64
-
+    data, metadata = {kind: content, "text/plain": plain}, {}
+    if isinstance(content, bytes):
+        data[kind] = base64.b64encode(content).decode()
+        metadata[kind] = {"alt": plain}
     from IPython.display import display
 
-    bundle = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
-    metadata = {"image/png": {"alt": alt}}
-    if handle is not None:
-        handle.update(bundle, raw=True, metadata=metadata)
-        return handle
-    return display(bundle, raw=True, metadata=metadata, display_id=True)
+    if handle is None:
+        return display(data, raw=True, metadata=metadata, display_id=True)
+    handle.update(data, raw=True, metadata=metadata)
+    return handle
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> str:
-    from html import escape
-
     columns = list(dict.fromkeys(k for row in rows for k in row))
     head = "".join(f"<th scope='col'>{escape(c)}</th>" for c in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(row.get(c, '')))}</td>" for c in columns) + "</tr>"
-        for row in rows
-    )
-    return f"<table><caption>{escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    lines = [[f"<td>{escape(str(row.get(c, '')))}</td>" for c in columns] for row in rows]
+    body = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
+    head = f"<caption>{escape(title)}</caption><thead><tr>{head}</tr></thead>"
+    return f"<table>{head}<tbody>{body}</tbody></table>"

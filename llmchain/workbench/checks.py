@@ -6,14 +6,13 @@ gave. Here it is read back, so that a figure that was changed in one place is fo
 
 import ast
 import json
-import posixpath
 import re
 import string
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from llmchain.workbench.chapter import claim_text
 from llmchain.workbench.report import MARKS, results_table, seal
@@ -33,12 +32,11 @@ def unbound(run: Path) -> list[str]:
         if chapter["status"] not in ("ok", "cached"):
             continue
         record = read_json(folder / "record.json") or {}
-        found = [
-            f"summary.json and record.json do not have the same {kind}"
-            for kind in ("metrics", "claims")
-            if json.dumps(chapter[kind], sort_keys=True) != json.dumps(record.get(kind), sort_keys=True)
-        ]  # fmt: skip
-        found += otherwise(nbformat.read(folder / "notebook.ipynb", 4), record)
+        found = otherwise(nbformat.read(folder / "notebook.ipynb", 4), record)
+        for kind in ("metrics", "claims"):  # as text, in which NaN equals itself
+            told, kept = (json.dumps(x.get(kind), sort_keys=True) for x in (chapter, record))
+            if told != kept:
+                found.append(f"summary.json and record.json do not have the same {kind}")
         problems += [f"{chapter['id']}: {problem}" for problem in found]
     return problems
 
@@ -54,11 +52,8 @@ def otherwise(nb: Any, record: dict[str, Any]) -> list[str]:
         if repr(claim["value"]) != repr(metrics.get(claim["name"]))
     ]
     printed = CLAIM.findall("".join(o.text for o in outputs if o.get("name") == "stdout"))
-    found += [
-        f"not shown as recorded: {told}"
-        for told in (f"claim {claim_text(claim)}" for claim in claims)
-        if told not in printed
-    ]
+    told = [f"claim {claim_text(claim)}" for claim in claims]
+    found += [f"not shown as recorded: {claim}" for claim in told if claim not in printed]
     said = re.compile("|".join(p for c in cells for p in sentences(c.source, metrics)) or "(?!)")
     prose = (output.get("data", {}).get("text/markdown", "") for output in outputs)
     return found + [
@@ -77,14 +72,13 @@ def sentences(source: str, metrics: dict[str, Any]) -> list[str]:
     found = []
     for call in calls:
         if isinstance(call.func, ast.Attribute) and call.func.attr == "say" and call.args:
-            node = call.args[0]
-            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            parts = getattr(call.args[0], "values", call.args[:1])  # of an f-string, or all of it
             text = "".join(str(p.value) if isinstance(p, ast.Constant) else HOLE for p in parts)
-            found.append("".join(pieces(text, metrics)))
+            found.append(pattern(text, metrics))
     return found
 
 
-def pieces(template: str, metrics: dict[str, Any]) -> list[str]:
+def pattern(template: str, metrics: dict[str, Any]) -> str:
     "A template as a regular expression: each field is a metric in the format asked for."
     found = []
     for literal, field, spec, conversion in string.Formatter().parse(template):
@@ -94,16 +88,15 @@ def pieces(template: str, metrics: dict[str, Any]) -> list[str]:
             form = f"{{0{'!' + conversion if conversion else ''}:{spec}}}"
             values = [value for key, value in metrics.items() if re.fullmatch(name, key)]
             found.append(f"(?:{'|'.join(re.escape(form.format(v)) for v in values) or '(?!)'})")
-    return found
+    return "".join(found)
 
 
 def readme(path: Path, runs: Path) -> list[str]:
     "What is wrong with the table of results in a README: not sealed, or not that of its run."
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    _, opened, rest = text.partition(MARKS[0])
-    if not opened:
+    if MARKS[0] not in text:
         return []
-    shown = rest.partition(MARKS[1])[0].strip()
+    shown = text.partition(MARKS[0])[2].partition(MARKS[1])[0].strip()
     table, _, last = shown.rpartition("\n")
     named = re.fullmatch(r"<!-- run (\S+), seal (\w+) -->", last)
     if not named or named[2] != seal(table):
@@ -119,43 +112,29 @@ def check_links(folder: Path) -> list[str]:
     "What a reader would stumble over in the pages of `folder`, a line each."
     from lxml import html
 
-    parser = html.HTMLParser(encoding="utf-8")
-    pages = {
-        path.relative_to(folder).as_posix(): html.parse(str(path), parser).getroot()
-        for path in sorted(Path(folder).rglob("*.html"))
-    }
-    ids = {name: Counter(page.xpath("//@id")) for name, page in pages.items()}
-    problems = []
-    for name, page in pages.items():
-        found = [f"two elements have the id {i}" for i, n in ids[name].items() if n > 1]
-        found += [
-            f"unresolved reference {' '.join(e.text_content().split())}"
-            for e in page.find_class("citation")
-        ]
-        found += [
-            f"picture without alternative text: {e.get('src')}"[:120]
-            for e in page.xpath("//img[not(@alt)]")
-        ]
+    folder, parser, problems = Path(folder).resolve(), html.HTMLParser(encoding="utf-8"), []
+    files = sorted(folder.rglob("*.html"))
+    pages = {path: html.parse(str(path), parser).getroot() for path in files}
+    ids = {path: Counter(page.xpath("//@id")) for path, page in pages.items()}
+    for path, page in pages.items():
+        found = [f"two elements have the id {i}" for i, n in ids[path].items() if n > 1]
+        found += [f"unresolved reference {e.text_content()}" for e in page.find_class("citation")]
+        for n, picture in enumerate(page.iter("img"), 1):
+            if not picture.get("alt"):
+                found.append(f"picture {n} has no alternative text: {picture.get('src')}"[:120])
         levels = [int(e.tag[1]) for e in page.xpath("//main")[0].iter("h1", "h2", "h3", "h4", "h5")]
         found += [f"heading level jumps from {a} to {b}" for a, b in pairwise(levels) if b > a + 1]
         for element, attribute, target, _ in page.iterlinks():
-            url = urlsplit(target)
-            leaves = element.tag == "a" and url.scheme in ("http", "https", "mailto")
-            there = name
-            if url.path:
-                there = posixpath.normpath(
-                    posixpath.join(posixpath.dirname(name), unquote(url.path))
-                )
-            if url.scheme == "data" or leaves:
-                continue
-            if url.scheme or url.netloc:
-                found.append(f"<{element.tag} {attribute}> points outside: {target[:80]}")
-            elif there.startswith("..") or not (folder / there).is_file():
+            url = urlsplit(urljoin(path.as_uri(), target))
+            there = Path(unquote(url.path))
+            if url.scheme != "file" or url.netloc:
+                leaves = element.tag == "a" and url.scheme in ("http", "https", "mailto")
+                if url.scheme != "data" and not leaves:
+                    found.append(f"<{element.tag} {attribute}> points outside: {target[:80]}")
+            elif not (there.is_relative_to(folder) and there.is_file()):
                 found.append(f"link to {target}: there is no such page or file")
             elif url.fragment and unquote(url.fragment) not in ids.get(there, {}):
-                found.append(f"link to {target}: {there} has no such heading")
-        problems += [f"{name}: {problem}" for problem in dict.fromkeys(found)]
-    for style in Path(folder).rglob("*.css"):
-        if re.search(r"url\(\s*[\"']?https?:|@import", style.read_text(encoding="utf-8")):
-            problems.append(f"{style.name}: loads something from outside")
+                found.append(f"link to {target}: {there.relative_to(folder)} has no such heading")
+        name = path.relative_to(folder).as_posix()
+        problems += [f"{name}: {' '.join(problem.split())}" for problem in dict.fromkeys(found)]
     return problems

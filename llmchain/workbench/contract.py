@@ -5,25 +5,29 @@ imported, so that a wrong parameter is refused before any kernel starts.
 """
 
 import ast
+import configparser
+import contextlib
+import copy
 import difflib
-import io
 import json
+import math
 import os
 import re
-import tokenize
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+Settings = dict[str, dict[str, str]]  # profile -> {chapter.parameter: text}
 PROFILES = ("smoke", "cpu", "gpu")
 TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 NAME = re.compile(r"^(\d{2})_([a-z][a-z0-9_]*)$")
 ARTIFACT = re.compile(r"^[a-z][a-z0-9_]*/[a-z][a-z0-9_]*$")
-RANGE = re.compile(r"\(([^()]+?) to ([^()]+?)\)\s*$")
-CHOICES = re.compile(r"\(one of: ([^()]+)\)\s*$")
+RULE = re.compile(r"\((?:one of: (?P<choices>[^()]+)|(?P<low>[^()]+?) to (?P<high>[^()]+?))\)\s*$")
+# the fields of the front matter, with what holds where one is not written
+FIELDS = dict(needs=[], makes=[], data=[], cost={}, key="", alone=False, cores="one")
 
 
 class ContractError(ValueError):
@@ -34,6 +38,24 @@ class ContractError(ValueError):
         super().__init__("\n".join(self.problems))
 
 
+@contextlib.contextmanager
+def told_together() -> Iterator[list[str]]:
+    """A list for all that is wrong; ContractError at the end if something was put into it."""
+    problems: list[str] = []
+    yield problems
+    if problems:
+        raise ContractError(problems)
+
+
+@contextlib.contextmanager
+def noted(problems: list[str], before: str = "") -> Iterator[None]:
+    """Put the lines of a ContractError into `problems`, each with `before` in front, and go on."""
+    try:
+        yield
+    except ContractError as error:
+        problems += [before + problem for problem in error.problems]
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One line of a parameters cell: `name: type = default  # help (rule)`."""
@@ -42,8 +64,8 @@ class Parameter:
     type: str
     default: Any
     help: str
-    low: float | None = None
-    high: float | None = None
+    low: float = -math.inf
+    high: float = math.inf
     choices: tuple[str, ...] = ()
 
     @property
@@ -51,39 +73,25 @@ class Parameter:
         """The rule in words, as it stands in the error messages."""
         if self.choices:
             return "one of: " + ", ".join(self.choices)
-        if self.low is not None:
-            return f"{self.low:g} to {self.high:g}"
-        return "true or false" if self.type == "bool" else "any text"
+        words = {"bool": "true or false", "str": "any text"}
+        return words.get(self.type, f"{self.low:g} to {self.high:g}")
 
     def check(self, value: Any, owner: str) -> Any:
         """`value` as this parameter's type; ContractError names owner, value and rule."""
-        if isinstance(value, str) and self.type != "str":
-            value = self._parse(value, owner)
-        if self.type == "float" and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        right_type = isinstance(value, TYPES[self.type]) and (
-            self.type == "bool" or not isinstance(value, bool)
-        )
-        # the comparison is false for NaN, which is thereby refused
-        in_range = (
-            self.low is None or self.high is None or (right_type and self.low <= value <= self.high)
-        )
-        if not right_type or not in_range or (self.choices and str(value) not in self.choices):
-            raise self._wrong(value, owner)
+        kind = TYPES[self.type]
+        with contextlib.suppress(KeyError, ValueError, OverflowError):  # stays as it is: refused
+            if isinstance(value, str) and kind is bool:
+                value = {"true": True, "false": False}[value.strip().lower()]
+            elif isinstance(value, str) or (kind is float and type(value) is int):
+                value = kind(value)
+        good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if kind is not str:
+            good = good and self.low <= value <= self.high  # false for NaN
+        if not good or (self.choices and str(value) not in self.choices):
+            raise ContractError(
+                f"{owner}: `{self.name}` must be {self.type}, {self.rule}; got {value!r}"
+            )
         return value
-
-    def _wrong(self, value: Any, owner: str) -> ContractError:
-        return ContractError(
-            f"{owner}: `{self.name}` must be {self.type}, {self.rule}; got {value!r}"
-        )
-
-    def _parse(self, text: str, owner: str) -> Any:
-        try:
-            if self.type == "bool":
-                return {"true": True, "false": False}[text.strip().lower()]
-            return TYPES[self.type](text.strip())
-        except (KeyError, ValueError):
-            raise self._wrong(text, owner) from None
 
 
 @dataclass(frozen=True)
@@ -124,68 +132,59 @@ def project_root() -> Path:
     """The folder that holds nbs/: LLMCHAIN_ROOT, else the checkout this package was installed from.
 
     FileNotFoundError if there is none."""
-    given = os.environ.get("LLMCHAIN_ROOT")
-    for folder in [Path(given)] if given else [Path(__file__).parents[2], *_parents(Path.cwd())]:
+    given, here = os.environ.get("LLMCHAIN_ROOT"), Path.cwd()
+    for folder in [Path(given)] if given else [Path(__file__).parents[2], here, *here.parents]:
         if (folder / "nbs").is_dir():
             return folder.resolve()
     where = f"LLMCHAIN_ROOT={given} holds no nbs/" if given else "no checkout with nbs/ found"
     raise FileNotFoundError(f"llmchain: {where}; run from a checkout or set LLMCHAIN_ROOT to one")
 
 
-def _parents(folder: Path) -> list[Path]:
-    return [folder, *folder.parents]
-
-
 def read_parameters(source: str, owner: str) -> dict[str, Parameter]:
     """The parameters of a cell's source; ContractError lists every line that breaks the form."""
+    try:
+        statements = ast.parse(source).body
+    except (SyntaxError, ValueError) as error:
+        raise ContractError(f"{owner}: parameters cell: {error}") from None
     found: dict[str, Parameter] = {}
-    problems: list[str] = []
-    comments = {
-        token.start[0]: token.string.lstrip("# ").strip()
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    for node in ast.parse(source).body:
-        line = f"{owner}: parameters, line {node.lineno}"
-        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
-            problems.append(f"{line}: expected `name: type = value  # help (rule)`")
-            continue
-        name, kind = node.target.id, ast.unparse(node.annotation)
-        if kind not in TYPES:
-            problems.append(f"{line}: `{name}` has type {kind}; allowed: {', '.join(TYPES)}")
-            continue
-        try:
-            default = ast.literal_eval(node.value) if node.value else None
-            parameter = _with_rule(name, kind, default, comments.get(node.end_lineno or 0, ""))
-            parameter.check(default, owner)
-            if name in found:
-                problems.append(f"{line}: `{name}` is given twice")
-            found[name] = parameter
-        except (ContractError, ValueError) as error:
-            problems.append(f"{line}: {error}")
-    if problems:
-        raise ContractError(problems)
+    lines = source.encode().split(b"\n")  # the tree counts columns in bytes
+    with told_together() as problems:
+        for node in statements:
+            with noted(problems, f"{owner}: parameters, line {node.lineno}: "):
+                behind = lines[(node.end_lineno or 0) - 1][node.end_col_offset :].decode()
+                parameter = _parameter(node, behind.strip().lstrip("# "))
+                parameter.check(parameter.default, owner)
+                if parameter.name in found:
+                    raise ContractError(f"`{parameter.name}` is given twice")
+                found[parameter.name] = parameter
     return found
 
 
-def _with_rule(name: str, kind: str, default: Any, comment: str) -> Parameter:
-    """A parameter with the rule read from the end of its comment."""
+def _parameter(node: ast.stmt, comment: str) -> Parameter:
+    """What one line declares, with the rule that ends its comment."""
+    if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
+        raise ContractError("expected `name: type = value  # help (rule)`")
+    name, kind = node.target.id, ast.unparse(node.annotation)
+    if kind not in TYPES:
+        raise ContractError(f"`{name}` has type {kind}; allowed: {', '.join(TYPES)}")
     if not comment:
         raise ContractError(f"`{name}` has no comment; write `# help (rule)`")
-    if match := CHOICES.search(comment):
-        choices = tuple(c.strip() for c in match[1].split(","))
-        return Parameter(name, kind, default, comment[: match.start()].strip(), choices=choices)
-    if match := RANGE.search(comment):
+    try:
+        default = ast.literal_eval(node.value) if node.value else None
+    except ValueError:
+        raise ContractError(f"`{name}` must be given a plain value, no call or name") from None
+    match = RULE.search(comment)
+    rule: dict[str, Any] = {}
+    if match and match["choices"]:
+        rule = {"choices": tuple(c.strip() for c in match["choices"].split(","))}
+    elif match:
         try:
-            low, high = float(match[1]), float(match[2])
+            rule = {"low": float(match["low"]), "high": float(match["high"])}
         except ValueError:
-            raise ContractError(
-                f"`{name}`: cannot read the range ({match[1]} to {match[2]})"
-            ) from None
-        return Parameter(name, kind, default, comment[: match.start()].strip(), low, high)
-    if kind in ("int", "float"):
+            raise ContractError(f"`{name}`: cannot read the range {match[0]}") from None
+    elif kind in ("int", "float"):
         raise ContractError(f"`{name}` has no range; end its comment with (low to high)")
-    return Parameter(name, kind, default, comment)
+    return Parameter(name, kind, default, RULE.sub("", comment).strip(), **rule)
 
 
 def read_chapter(path: Path) -> Chapter:
@@ -197,108 +196,90 @@ def read_chapter(path: Path) -> Chapter:
         raise ContractError(f"{owner}: not a notebook ({type(error).__name__}: {error})") from None
     if not NAME.fullmatch(owner):
         raise ContractError(f"{owner}: a chapter is called NN_name, as in 03_deduplicate")
-    sources = [(c["cell_type"], "".join(c["source"]), c["metadata"].get("tags", [])) for c in cells]
-    problems: list[str] = []
-    declared = _front_matter([s for kind, s, _ in sources if kind == "raw"], owner, problems)
-    tagged = [s for kind, s, tags in sources if kind == "code" and "parameters" in tags]
-    parameters: dict[str, Parameter] = {}
-    if len(tagged) != 1:
-        problems.append(
-            f"{owner}: {len(tagged)} code cells are tagged `parameters`; exactly one must be"
-        )
-    else:
-        try:
-            parameters = read_parameters(tagged[0], owner)
-        except (ContractError, SyntaxError, tokenize.TokenError) as error:
-            problems += getattr(error, "problems", [f"{owner}: parameters cell: {error}"])
-    if problems:
-        raise ContractError(problems)
-    title, summary = _title([s for kind, s, _ in sources if kind == "markdown"])
-    code = tuple(s for kind, s, _ in sources if kind == "code")
-    module = next((m[1] for s in code if (m := re.match(r"#\|\s*default_exp:?\s+(\S+)", s))), "")
+
+    def sources(kind: str, tag: str = "") -> list[str]:
+        found = [c for c in cells if c["cell_type"] == kind]
+        tagged = [c for c in found if not tag or tag in c["metadata"].get("tags", [])]
+        return ["".join(c["source"]) for c in tagged]
+
+    with told_together() as problems:
+        with noted(problems):
+            raw = [s for s in sources("raw") if s.strip().startswith("---") and "chapter:" in s]
+            declared = _front_matter(_only(raw, owner, "raw cells declare `chapter:`"), owner)
+        with noted(problems):
+            told = "code cells are tagged `parameters`"
+            parameters = read_parameters(_only(sources("code", "parameters"), owner, told), owner)
+    opening, code = "".join(sources("markdown")[:1]), tuple(sources("code"))
+    title, summary = _line("# (.*)", opening), _line("> (.*)", opening)
+    module = _line(r"#\|\s*default_exp:?\s+(\S+)", "\n".join(code))
     return Chapter(
         owner, path, title, summary, module, parameters=parameters, code=code, **declared
     )
 
 
-def _front_matter(raw: list[str], owner: str, problems: list[str]) -> dict[str, Any]:
-    """The fields of the raw cell; what is wrong with them goes into `problems`."""
-    cells = [s for s in raw if s.strip().startswith("---") and "chapter:" in s]
-    if len(cells) != 1:
-        problems.append(f"{owner}: {len(cells)} raw cells declare `chapter:`; exactly one must")
-        return {}
-    try:
-        declared = yaml.safe_load(cells[0].strip().strip("-"))["chapter"]
-    except (yaml.YAMLError, TypeError, KeyError) as error:
-        problems.append(f"{owner}: front matter is not valid YAML: {str(error).splitlines()[0]}")
-        return {}
-    if not isinstance(declared, dict):
-        problems.append(f"{owner}: front matter `chapter:` must hold fields")
-        return {}
-    if unknown := set(declared) - {"needs", "makes", "data", "cost", "key", "alone", "cores"}:
-        problems.append(f"{owner}: front matter has unknown fields: {', '.join(sorted(unknown))}")
-    fields: dict[str, Any] = {
-        "key": str(declared.get("key") or ""),
-        "alone": declared.get("alone", False) is True,
-        "cores": declared.get("cores", "one"),
-    }
-    if fields["cores"] not in ("one", "half", "all"):
-        problems.append(f"{owner}: front matter `cores` must be one, half or all")
-    for key in ("needs", "makes", "data"):
-        values = declared.get(key) or []
-        if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-            problems.append(f"{owner}: front matter `{key}` must be a list of names")
-            values = []
-        if len(set(values)) < len(values):
-            problems.append(f"{owner}: front matter `{key}` names something twice")
-        if key != "data":
-            problems += [
-                f"{owner}: artifact `{v}` in `{key}` is not called kind/name"
-                for v in values
-                if not ARTIFACT.fullmatch(v)
-            ]
-        fields[key] = tuple(values)
-    try:
-        fields["cost"] = {p: _cost(c) for p, c in (declared.get("cost") or {}).items()}
-    except (ValueError, TypeError, AttributeError):
-        problems.append(f"{owner}: front matter `cost` must read {{cpu: [90 s, 1 GB], …}}")
-    return fields
+def _only(found: list[str], owner: str, told: str) -> str:
+    """The one cell that was found; ContractError if there is none or another."""
+    if len(found) != 1:
+        raise ContractError(f"{owner}: {len(found)} {told}; there must be exactly one")
+    return found[0]
 
 
-def _cost(pair: list[str]) -> dict[str, float]:
-    seconds, memory = pair
+def _line(pattern: str, text: str) -> str:
+    """What the first line that begins with `pattern` holds, or nothing."""
+    found = re.search(f"^{pattern}", text, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def _front_matter(raw: str, owner: str) -> dict[str, Any]:
+    """The fields of the raw cell; ContractError lists all that is wrong with them."""
+    place = f"{owner}: front matter"
+    try:
+        fields: dict[str, Any] = FIELDS | yaml.safe_load(raw.strip().strip("-"))["chapter"]
+    except yaml.YAMLError as error:
+        raise ContractError(f"{place} is not valid YAML: {str(error).splitlines()[0]}") from None
+    except (TypeError, KeyError):
+        raise ContractError(f"{place} `chapter:` must hold fields") from None
+    with told_together() as problems:
+        if unknown := sorted(map(str, fields.keys() - FIELDS.keys())):
+            problems.append(f"{place} has unknown fields: {', '.join(unknown)}")
+        if fields["cores"] not in ("one", "half", "all"):
+            problems.append(f"{place} `cores` must be one, half or all")
+        for name in ("needs", "makes", "data"):
+            values = fields[name] or []
+            if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+                problems.append(f"{place} `{name}` must be a list of names")
+                continue
+            if len(set(values)) < len(values):
+                problems.append(f"{place} `{name}` names something twice")
+            for value in values:
+                if name != "data" and not ARTIFACT.fullmatch(value):
+                    problems.append(f"{place} `{name}`: `{value}` is not called kind/name")
+            fields[name] = tuple(values)
+        try:
+            fields["cost"] = {p: _cost(*c) for p, c in (fields["cost"] or {}).items()}
+        except (ValueError, TypeError, AttributeError):
+            problems.append(f"{place} `cost` must read {{cpu: [90 s, 1 GB], …}}")
+    return fields | {"key": str(fields["key"] or ""), "alone": fields["alone"] is True}
+
+
+def _cost(seconds: str, memory: str) -> dict[str, float]:
     if not (seconds.endswith(" s") and memory.endswith(" GB")):
-        raise ValueError(pair)
+        raise ValueError("expected seconds and gigabytes")
     return {"seconds": float(seconds[:-2]), "gigabytes": float(memory[:-3])}
-
-
-def _title(markdown: list[str]) -> tuple[str, str]:
-    """`# Title` and `> summary` of the first markdown cell."""
-    lines = markdown[0].splitlines() if markdown else []
-    title = next((line[2:].strip() for line in lines if line.startswith("# ")), "")
-    summary = next((line[2:].strip() for line in lines if line.startswith("> ")), "")
-    return title, summary
 
 
 def read_chapters(root: Path | None = None) -> dict[str, Chapter]:
     """Every chapter under nbs/, by id, in reading order; ContractError lists all problems."""
-    folder = (root or project_root()) / "nbs"
     chapters: dict[str, Chapter] = {}
-    problems: list[str] = []
-    paths = [p for p in folder.glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb")]
-    for path in sorted(paths, key=lambda p: p.stem):
-        try:
-            chapters[path.stem] = read_chapter(path)
-        except ContractError as error:
-            problems += error.problems
-    numbers: dict[str, str] = {}
-    for chapter in chapters.values():
-        number = chapter.id[:2]
-        if number in numbers:
-            problems.append(f"{chapter.id}: number {number} is taken by {numbers[number]}")
-        numbers[number] = chapter.id
-    if problems:
-        raise ContractError(problems)
+    numbers: dict[str, Path] = {}
+    paths = ((root or project_root()) / "nbs").glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb")
+    with told_together() as problems:
+        for path in sorted(paths, key=lambda p: (p.stem, p)):
+            with noted(problems):
+                chapters[path.stem] = read_chapter(path)
+                number = path.stem[:2]
+                if (other := numbers.setdefault(number, path)) != path:
+                    problems.append(f"{path.stem}: number {number} is taken by {other.stem}")
     return chapters
 
 
@@ -310,83 +291,54 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def find_chapters(words: Iterable[str], chapters: dict[str, Chapter]) -> list[str]:
     """The ids that `08`, `08_gpt`, `gpt` or a part such as `01_data` stand for; in reading order."""
+    names = {c.id: {c.id, c.name, c.part, c.id[:2], str(int(c.id[:2]))} for c in chapters.values()}
     chosen: set[str] = set()
-    problems: list[str] = []
-    for word in words:
-        hits = {
-            c.id
-            for c in chapters.values()
-            if word in (c.id, c.name, c.part) or (word.isdigit() and c.id[:2] == word.zfill(2))
-        }
-        if not hits:
-            known = [n for c in chapters.values() for n in (c.id, c.name)]
-            problems.append(f"unknown chapter `{word}`{nearest(word, known)}")
-        chosen |= hits
-    if problems:
-        raise ContractError(problems)
+    with told_together() as problems:
+        for word in words:
+            hits = {name for name, called in names.items() if word in called}
+            if not hits:
+                known = [n for c in chapters.values() for n in (c.id, c.name)]
+                problems.append(f"unknown chapter `{word}`{nearest(word, known)}")
+            chosen |= hits
     return [c for c in chapters if c in chosen]
 
 
 def check_parameters(
-    chapters: dict[str, Chapter],
-    profile: str,
-    settings: dict[str, dict[str, str]],
-    given: Iterable[str],
+    chapters: dict[str, Chapter], profile: str, settings: Settings, given: Iterable[str]
 ) -> tuple[dict[str, dict[str, Any]], set[str]]:
     """Values of all parameters of all chapters, and the ids of chapters that `given` changes.
 
     `settings` is {profile: {"08_gpt.n_steps": "30"}}, `given` the words of `-p`, `gpt.n_steps=3`.
     ContractError lists every unknown name (with the nearest), wrong type and value out of range."""
-    values = {c.id: c.defaults() for c in chapters.values()}
-    problems: list[str] = []
-    changed: set[str] = set()
     if profile not in PROFILES:
         raise ContractError(f"unknown profile `{profile}`; one of: {', '.join(PROFILES)}")
-    for name in PROFILES:  # a wrong line of another profile would only be found by a later reader
-        for key, text in settings.get(name, {}).items():
-            try:
-                chapter, value = _assign(chapters, key, text, f"settings.ini [{name}]: ")
-                if name == profile:
-                    values[chapter.id][value[0]] = value[1]
-            except ContractError as error:
-                problems += error.problems
-    for word in given:
-        key, equals, text = word.partition("=")
-        if not equals:
-            problems.append(f"-p {word}: expected chapter.parameter=value")
-            continue
-        try:
-            chapter, value = _assign(chapters, key.strip(), text)
-            if values[chapter.id][value[0]] != value[1]:
-                changed.add(chapter.id)
-            values[chapter.id][value[0]] = value[1]
-        except ContractError as error:
-            problems += error.problems
-    if problems:
-        raise ContractError(problems)
-    return values, changed
+    usual = {name: {c.id: c.defaults() for c in chapters.values()} for name in PROFILES}
+    with told_together() as problems:
+        for name in PROFILES:  # a wrong line of another would only be found by a later reader
+            for key, text in settings.get(name, {}).items():
+                with noted(problems, f"settings.ini [{name}]: "):
+                    _assign(usual[name], chapters, key, text)
+        values = copy.deepcopy(usual[profile])
+        for word in given:
+            key, equals, text = word.partition("=")
+            with noted(problems):
+                if not equals:
+                    raise ContractError(f"-p {word}: expected chapter.parameter=value")
+                _assign(values, chapters, key.strip(), text)
+    return values, {c for c in chapters if values[c] != usual[profile][c]}
 
 
 def _assign(
-    chapters: dict[str, Chapter], key: str, text: str, where: str = ""
-) -> tuple[Chapter, tuple[str, Any]]:
-    """The chapter, name and checked value that `gpt.n_steps` = `3` stands for."""
+    values: dict[str, dict[str, Any]], chapters: dict[str, Chapter], key: str, text: str
+) -> None:
+    """Put what `gpt.n_steps` = `3` says into `values`, checked."""
     owner, dot, name = key.rpartition(".")
     if not dot:
-        raise ContractError(f"{where}`{key}`: expected chapter.parameter")
-    try:
-        ids = find_chapters([owner], chapters)
-    except ContractError as error:
-        raise ContractError([where + p for p in error.problems]) from None
+        raise ContractError(f"`{key}`: expected chapter.parameter")
+    ids = find_chapters([owner], chapters)
     if len(ids) != 1:
-        raise ContractError(
-            f"{where}`{owner}` is {len(ids)} chapters; name one of: {', '.join(ids)}"
-        )
-    chapter = chapters[ids[0]]
-    try:
-        return chapter, (name, known(chapter, name).check(text, chapter.id))
-    except ContractError as error:
-        raise ContractError([where + p for p in error.problems]) from None
+        raise ContractError(f"`{owner}` is {len(ids)} chapters; name one of: {', '.join(ids)}")
+    values[ids[0]][name] = known(chapters[ids[0]], name).check(text, ids[0])
 
 
 def known(chapter: Chapter, name: str) -> Parameter:
@@ -397,19 +349,15 @@ def known(chapter: Chapter, name: str) -> Parameter:
     return chapter.parameters[name]
 
 
-def read_settings(root: Path) -> dict[str, dict[str, str]]:
+def read_settings(root: Path) -> Settings:
     """settings.ini as {profile: {chapter.parameter: text}}; ContractError for unknown sections."""
-    import configparser
-
     parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#",))
     parser.optionxform = str  # type: ignore[assignment, method-assign]
-    path = root / "settings.ini"
     try:
-        parser.read(path, encoding="utf-8")
+        parser.read(root / "settings.ini", encoding="utf-8")
     except configparser.Error as error:
         raise ContractError(f"settings.ini: {' '.join(str(error).split())}") from None
-    if unknown := set(parser.sections()) - set(PROFILES):
-        raise ContractError(
-            f"settings.ini: unknown profile [{sorted(unknown)[0]}]; one of: {', '.join(PROFILES)}"
-        )
+    if unknown := sorted({*parser.sections()} - {*PROFILES}):
+        known = ", ".join(PROFILES)
+        raise ContractError(f"settings.ini: unknown profile [{unknown[0]}]; one of: {known}")
     return {name: dict(parser[name]) for name in parser.sections()}

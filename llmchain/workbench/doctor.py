@@ -17,32 +17,29 @@ def examine(root: Path) -> list[dict[str, Any]]:
     """Each thing looked at: {"what", "found", "ok"}."""
     found: list[dict[str, Any]] = []
 
-    def add(what: str, text: str, ok: bool) -> None:
+    def add(what: str, text: str, ok: bool = True) -> None:
         found.append({"what": what, "found": text, "ok": ok})
 
     version = sys.version_info
     add("python", f"{version.major}.{version.minor}", (3, 11) <= version[:2] <= (3, 13))
     for package in ("torch", "transformers", "papermill", "nbdev", "onnxruntime", "fastapi"):
-        try:
-            add(package, metadata.version(package), True)
-        except metadata.PackageNotFoundError:
-            add(package, "not installed: run `make run` once, or pip install -e .[app,dev]", False)
+        here = _version(package)
+        missing = "not installed: run `make run` once, or pip install -e .[app,dev]"
+        add(package, here or missing, bool(here))
     add("versions", *_against_constraints(root))
     try:
-        add("chapters", f"{len(read_chapters(root))} declared well", True)
+        add("chapters", f"{len(read_chapters(root))} declared well")
         read_settings(root)
     except ContractError as error:
         add("chapters", "; ".join(error.problems), False)
+    # local sets are an offer: that they are not there is a fault only where they were asked for
+    tiers = ("embedded", "local") if os.environ.get("LLMCHAIN_DATA") else ("embedded",)
     for name, entry in catalog.entries(root).items():
-        for tier in ("embedded", "local"):
-            if tier not in entry:
-                continue
+        for tier in (t for t in tiers if t in entry):
             try:
                 catalog.find(name, tier, root)
-                add(f"data {name}", f"{tier} here", True)
+                add(f"data {name}", f"{tier} here")
             except (FileNotFoundError, ValueError) as error:
-                if tier == "local" and not os.environ.get("LLMCHAIN_DATA"):
-                    continue  # an offer that was not asked for is no fault
                 add(f"data {name}", str(error), False)
     folder = store.runs_folder()
     try:
@@ -54,17 +51,23 @@ def examine(root: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _version(package: str) -> str:
+    """The installed version, or nothing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 def _against_constraints(root: Path) -> tuple[str, bool]:
     """Installed versions against constraints.txt."""
     lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    wanted = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
-    differ = []
-    for name, version in wanted.items():
-        try:
-            here = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        if here.partition("+")[0] != version.partition("+")[0]:
-            differ.append(f"{name} {here} (tested: {version})")
-    text = "; ".join(differ[:3]) + (f" and {len(differ) - 3} more" if len(differ) > 3 else "")
-    return text or "as in constraints.txt", not differ
+    tested = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    here = {name: _version(name) for name in tested}
+    differ = [
+        f"{name} {here[name]} (tested: {version})"
+        for name, version in tested.items()
+        if here[name].partition("+")[0] not in ("", version.partition("+")[0])
+    ]
+    more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+    return "; ".join(differ[:3]) + more or "as in constraints.txt", not differ

@@ -1,45 +1,26 @@
 """The report of a run, and of the difference of two: pages that carry all they show with them.
 
 The text of a report comes from models, data and chapters, so nothing in it is trusted: the
-templates escape everything, and no markup is made here.
+templates escape everything, and the one markup that is made here, a chart, is matplotlib's.
 """
 
 import base64
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+import re
 from contextlib import suppress
 from datetime import datetime
 from html import escape
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from llmchain.workbench.store import read_json
+from llmchain.workbench.store import read_json, write_json
 
 BOUNDS = {"at_least": "≥", "at_most": "≤", "equal": "="}
-STATUS = {"ok": "✓", "cached": "✓", "failed": "✗", "interrupted": "✗", "skipped": "–"}
 MARKS = ("<!-- results -->", "<!-- /results -->")  # what the table of the README stands between
-HEAD = {
-    "en": ["Chapter", "Status", "Time", "Memory", "Key result"],
-    "zh": ["章节", "状态", "用时", "内存", "关键结果"],
-}
-ZH = {
-    "ok": "完成", "cached": "缓存", "failed": "失败", "interrupted": "中断", "skipped": "跳过",
-    "✓ claims held": "✓ 成立", "✗ claim broken": "✗ 不成立", "recorded": "已记录",
-    "Run of {}, profile {}, {}, {} cores, {}.": "运行于 {}，配置 {}，{}，{} 核，{}。",
-}  # fmt: skip
-VERDICTS = {"broken": "✗ claim broken", "held": "✓ claims held", "recorded": "recorded"}
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = (
-    440,
-    250,
-    52,
-    12,
-    26,
-    40,
-)  # a chart, as the template has it
 SPLITS = {"train", "val", "validation", "test", "eval"}
-MAX_POINTS = 400  # a line of a chart; more are not seen
 
 
 def number(value: Any) -> str:
@@ -96,26 +77,9 @@ def key_result(chapter: dict) -> str:
 
 def results_table(summary: dict, lang: str = "en") -> str:
     "The Markdown table of a run for the README, with the seal by which a change of it is found."
-    if lang not in HEAD:
+    if lang not in ("en", "zh"):
         raise ValueError(f"results_table: lang must be one of: en, zh; got {lang}")
-
-    def told(text: str) -> str:
-        return ZH.get(text, text) if lang == "zh" else text
-
-    lines = ["| " + " | ".join(HEAD[lang]) + " |", "|---|---|--:|--:|---|"]
-    for chapter in summary["chapters"]:
-        status, result = chapter["status"], key_result(chapter)
-        found = {verdict(claim) for claim in chapter.get("claims") or []}
-        if worst := next((word for kind, word in VERDICTS.items() if kind in found), ""):
-            result += f" ({told(worst)})"
-        cells = [chapter["id"], f"{STATUS.get(status, '')} {told(status)}"]
-        cells += [duration(chapter.get("seconds")), memory(chapter.get("peak_rss_mb")), result]
-        lines.append("| " + " | ".join(map(markdown_text, cells)) + " |")
-    facts = [str(summary.get("started", ""))[:10], summary.get("profile", "")]
-    facts += [summary.get("device", ""), summary.get("cores", "?")]
-    text = told("Run of {}, profile {}, {}, {} cores, {}.")
-    lines += ["", markdown_text(text.format(*facts, duration(summary.get("seconds"))))]
-    table = "\n".join(lines)
+    table = page("results.md", run=summary, lang=lang)
     return f"{table}\n\n<!-- run {summary['run']}, seal {seal(table)} -->\n"
 
 
@@ -124,52 +88,48 @@ def seal(table: str) -> str:
     return hashlib.sha256(" ".join(table.split()).encode()).hexdigest()[:16]
 
 
-def markdown_text(text: str) -> str:
+def markdown_text(text: str) -> Any:
     "Text that Markdown and HTML leave as it is, on one line."
+    from markupsafe import Markup
+
     text = " ".join(escape(text, quote=False).split())
-    return "".join("\\" + c if c in "|*[]`\\" else c for c in text)
+    return Markup(re.sub(r"[|*\[\]`\\]", r"\\\g<0>", text))
 
 
-def ticks(low: float, high: float, n: int = 5) -> list[float]:
-    "About `n` round numbers from `low` to `high`."
-    raw = (high - low) / n
-    step = 10.0 ** math.floor(math.log10(raw))
-    step *= next(m for m in (1, 2, 5, 10) if m * step >= raw * 0.999)
-    return [i * step for i in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
+def chart(what: str, curves: dict[str, list]) -> dict[str, str] | None:
+    "A drawing of curves over steps, and what it says in words; None if no point is finite."
+    import numpy as np
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-
-def chart(what: str, lines: dict[str, list]) -> dict[str, Any] | None:
-    "What the template draws of lines over steps; None if no point is finite."
-    finite = {
-        name: [(x, y) for x, y in points if x is not None and y is not None and math.isfinite(y)]
-        for name, points in lines.items()
-    }
-    finite = {name: points for name, points in finite.items() if points}
-    if not finite:
+    points = {name: np.array(curve, float).reshape(-1, 2) for name, curve in curves.items()}
+    finite = {name: xy[np.isfinite(xy).all(axis=1)] for name, xy in points.items()}
+    lines = {name: xy for name, xy in finite.items() if len(xy)}
+    if not lines:
         return None
-    xs, ys = zip(*(point for points in finite.values() for point in points), strict=True)
-    x0, x1, y0, y1 = min(xs), max(*xs, min(xs) + 1), min(ys), max(ys)
-    pad = (y1 - y0) * 0.06 or abs(y0) * 0.1 or 1.0
-    y0, y1 = y0 - pad, y1 + pad
-    across, up = (WIDTH - LEFT - RIGHT) / (x1 - x0), (HEIGHT - TOP - BOTTOM) / (y1 - y0)
+    with rc_context({"svg.fonttype": "none", "text.parse_math": False}), StringIO() as file:
+        figure = Figure(figsize=(6, 3), layout="constrained")  # as large as the template says
+        axes = figure.add_subplot(xlabel="step", ylabel=what)
+        axes.grid(axis="y", color="#0000ff", clip_on=False)
+        axes.tick_params(length=0)
+        axes.locator_params(axis="x", integer=True)
+        axes.spines[:].set_visible(False)
+        for i, (name, xy) in enumerate(lines.items()):
+            color, dashes = f"#0000f{i % 4}", ("-", "--", ":", "-.")[i % 4]
+            axes.plot(*xy.T, dashes, label=name, color=color, clip_on=False)
+        if len(lines) > 1:
+            figure.legend(loc="outside upper left", ncols=4, frameon=False)
+        figure.savefig(file, format="svg", transparent=True)
+        drawn = file.getvalue().partition("</defs>")[2]
+    steps = np.concatenate(list(lines.values()))[:, 0]
     said = "; ".join(
-        f"{name} from {number(float(points[0][1]))} to {number(float(points[-1][1]))}"
-        for name, points in finite.items()
+        f"{name} from {number(xy[0, 1])} to {number(xy[-1, 1])}" for name, xy in lines.items()
     )
-
-    def place(x: float, y: float) -> str:
-        return f"{LEFT + (x - x0) * across:.1f} {HEIGHT - BOTTOM - (y - y0) * up:.1f}"
-
-    def path(points: list[tuple[float, float]]) -> str:
-        thin = points[:: max(1, len(points) // MAX_POINTS)] + points[-1:]
-        return "M" + "L".join(place(x, y) for x, y in thin)
-
     return {
         "what": what,
-        "alt": f"{what}, {number(x0)} to {number(max(xs))} steps: {said}",
-        "x": [(place(x, y0).split()[0], f"{x:.6g}") for x in ticks(x0, x1)],
-        "y": [(place(x0, y).split()[1], f"{y:.4g}") for y in ticks(y0, y1)],
-        "lines": [(name, path(points)) for name, points in finite.items()],
+        "alt": f"{what}, {steps.min():,.6g} to {steps.max():,.6g} steps: {said}",
+        # the colours of the page, and no names that several charts would share
+        "svg": re.sub("#0000f([0-3f])", r"var(--c\1)", re.sub(r'<g id="[^"]*"', "<g", drawn)),
     }
 
 
@@ -184,46 +144,33 @@ def charts(curves: dict[str, list]) -> list[dict[str, Any]]:
     return [found for what, lines in groups.items() if (found := chart(what, lines))]
 
 
-def table(rows: Any) -> tuple[list[str], list[list[str]]]:
-    "Head and cells of sample rows, given as dicts, sequences or single values."
-    rows = rows if isinstance(rows, list) else [rows]
-    head = list(dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row))
-    if head:
-        rows = [[row.get(key) for key in head] for row in rows if isinstance(row, dict)]
-    cells = [row if isinstance(row, (list, tuple)) else [row] for row in rows]
-    return [str(key) for key in head], [[number(cell) for cell in row] for row in cells]
-
-
-def flat(tree: dict, above: str = "") -> Iterator[tuple[str, str]]:
-    "The leaves of nested dicts with dotted names."
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", number(value)
+def kept_charts(folder: Path, again: bool = False) -> list[dict[str, Any]]:
+    "The charts of a chapter's folder. They are drawn once, since that takes longer than all the rest."
+    kept = folder / "charts.json"
+    if again or (found := read_json(kept)) is None:
+        found = charts((read_json(folder / "record.json") or {}).get("curves") or {})
+        if folder.is_dir():
+            write_json(kept, found, durable=False)
+    return list(found)
 
 
 def chapter_view(chapter: dict, folder: Path) -> dict:
     "What the template shows of one chapter: its summary and whatever its folder kept."
     record = read_json(folder / "record.json") or {}
-    figures, samples = [], []
+    figures = []
     for figure in record.get("figures") or []:
-        path = folder / str(figure.get("file"))
-        inside = path.resolve().is_relative_to(folder.resolve())
-        if inside and path.suffix == ".png" and path.is_file():
-            data = base64.b64encode(path.read_bytes()).decode()
-            figures.append({"alt": figure.get("alt") or figure.get("name"), "data": data})
-    for sample in record.get("samples") or []:
-        head, cells = table(sample["rows"]) if sample.get("rows") else ([], [])
-        samples.append({**sample, "head": head, "cells": cells})
-    claims, answers = chapter.get("claims") or record.get("claims") or [], []
-    if chapter["id"].endswith("_serve") and samples:
+        path = (folder / figure["file"]).resolve()
+        if path.is_relative_to(folder.resolve()) and path.is_file():
+            figures.append((figure["alt"], base64.b64encode(path.read_bytes()).decode()))
+    samples = record.get("samples") or []
+    answers: list[dict] = []
+    if chapter["id"].endswith("_serve"):
         answers = [s for s in samples if "answer" in str(s.get("title")).lower()] or samples[:1]
     return {
         **chapter,
-        "claims": [c | {"verdict": verdict(c), "bound": bound(c)} for c in claims],
+        "claims": chapter.get("claims") or record.get("claims") or [],
         "metrics": chapter.get("metrics") or record.get("metrics") or {},
-        "charts": charts(record.get("curves") or {}),
+        "charts": kept_charts(folder),
         "figures": figures,
         "answers": answers,
         "samples": [sample for sample in samples if sample not in answers],
@@ -237,8 +184,9 @@ def page(template: str, **fields: Any) -> str:
     from llmchain.workbench.style import templates
 
     found = templates()
-    found.filters["change"] = change
-    found.globals |= {"number": number, "duration": duration, "memory": memory, "marks": STATUS}
+    found.filters |= {"change": change, "plain": markdown_text, "verdict": verdict}
+    for function in (number, duration, memory, verdict, bound, key_result):
+        found.globals[function.__name__] = function
     return str(found.get_template(template).render(**fields))
 
 
@@ -253,15 +201,15 @@ def write_report(run_folder: Path) -> Path:
         started = datetime.fromisoformat(started).strftime("%-d %B %Y, %H:%M")
     environment = read_json(run_folder / "environment.json") or {}
     packages = environment.pop("packages", None) or {}
+    path = run_folder / "report.html"
     html = page(
         "report.html",
         run=summary,
         started=started,
         chapters=[chapter_view(c, run_folder / c["id"]) for c in summary.get("chapters") or []],
-        environment=list(flat(environment)),
-        packages=list(flat(packages)),
+        environment=environment.items(),
+        packages=packages.items(),
     )
-    path = run_folder / "report.html"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(html, encoding="utf-8")
     temporary.replace(path)

@@ -13,49 +13,37 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections import Counter
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
-from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from llmchain.workbench import apidoc
-from llmchain.workbench.outputs import shown, tidy
+from llmchain.workbench.outputs import fenced, raw, seen, shown, tidy
 from llmchain.workbench.store import read_json
 from llmchain.workbench.style import templates
 
-OPTION = re.compile(r"#\|\s*([\w-]+)\s*:?\s*(.*)")  # a directive of nbdev or Quarto
-QUARTO = set(  # the directives that are Quarto's, not nbdev's
-    "echo output include warning error label eval fig-alt fig-cap tbl-cap code-fold code-summary"
-    " layout-ncol".split()
-)
-FOLDED = {
-    "imports": "Imports",
-    "exercise": "What is checked",
-    "injected-parameters": "Values of this run",
-}
+OPTION = re.compile(r"#\|[ \t]*([\w-]+)[ \t]*:?[ \t]*(.*)\n?")  # a directive of nbdev or Quarto
+FOLDED = {"imports": "Imports", "exercise": "What is checked"}
+FOLDED |= {"injected-parameters": "Values of this run"}
 MERMAID = re.compile(r"^```\{?mermaid\}?[^\n]*\n(.*?)^```\s*$", re.M | re.S)
 NOTEBOOK = re.compile(r"\]\((?![a-z]+:)([^)\s#]*?)(?:\d+_)?(\w+\.ipynb)")
 CHINESE = re.compile(r"[\u3400-\u9fff][\u3000-\u303f\u3400-\u9fff\uff00-\uffef]*")
-WORD = re.compile(r"[\u3400-\u9fff]+|[^\W\u3400-\u9fff]+")  # as `words` in site.js has it
+HASH = re.compile(r"[0-9A-Za-z]{31,}")  # not worth finding
 WRAP = '<{0} class="scroll" tabindex="0" role="group" aria-label="{1}">'  # what may be too wide
 FORMULA = re.compile(r'<math display="block".*?</math>', re.S)
-# TeX sets a thin space between a function's name and what stands beside it; pandoc leaves it out
-AFTER = re.compile(r"<mo>&#8289;</mo></mrow>(?=<m(?:i|n|sub|sup|frac|sqrt|over)\b)")
-BEFORE = re.compile(
-    r'</(?:mi|mn|msub|msup|msubsup|mfrac)>(?=<mrow><mi mathvariant="normal">\w+</mi><mo>&#8289;)'
-)
-THIN = '<mspace width="0.17em"/>'
-LONGEST = 30  # letters of a word worth finding; what is longer is a hash
+PANDOC = "--from=markdown-yaml_metadata_block-implicit_figures --to=html5 --mathml".split()
+PANDOC += ["--columns=100000", "--email-obfuscation=none"]
 
 
 def quarto(root: Path) -> dict[str, Any]:
     "What `_quarto.yml` says; FileNotFoundError if this is no checkout of the project."
     import yaml
 
-    path = Path(root) / "_quarto.yml"
+    path = root / "_quarto.yml"
     if not path.is_file():
         raise FileNotFoundError(f"site: no _quarto.yml in {root}; run it from a checkout")
     found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -64,11 +52,10 @@ def quarto(root: Path) -> dict[str, Any]:
 
 def sidebar(settings: dict[str, Any]) -> list[tuple[str, str]]:
     "(part, notebook) in reading order; the front page has the part ``."
-    found = []
+    found: list[tuple[str, str]] = []
     for entry in settings["website"]["sidebar"]["contents"]:
-        part = entry["section"] if isinstance(entry, dict) and "section" in entry else ""
-        inner = entry["contents"] if part else [entry]
-        found += [(part, each["href"] if isinstance(each, dict) else each) for each in inner]
+        listed = entry if isinstance(entry, dict) else {"section": "", "contents": [entry]}
+        found += [(str(listed["section"]), path) for path in listed["contents"]]
     return found
 
 
@@ -86,28 +73,22 @@ def stage(root: Path, executed: dict[str, Path] | None, out: Path) -> Path:
     import nbformat
     import yaml
 
-    root, executed, settings = Path(root), executed or {}, quarto(root)
-    api, staged = apidoc.pages(root), {}
+    executed, settings, api = executed or {}, quarto(root), apidoc.pages(root)
+    kept = shutil.ignore_patterns("*.ipynb", ".*")
+    shutil.copytree(root / "nbs", out, ignore=kept, dirs_exist_ok=True)
+    staged = {}
     for _, path in sidebar(settings):
         source = executed.get(Path(path).stem, root / path)
         if source.is_file():
             staged[address(path)] = prepare(source, root / path, api)
     for name, page in api.items():
-        head = {"title": name, "description": page["summary"], "lang": "en"}
-        staged[api_address(name)] = notebook(head, [nbformat.v4.new_markdown_cell(page["body"])])
+        body = nbformat.v4.new_markdown_cell(page["body"])
+        staged[api_address(name)] = notebook(name, page["summary"], [body])
     for target, nb in staged.items():
         (out / target).parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, out / target)
-    copy_pictures(root / "nbs", out)
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: moved(v) for key, v in value.items()}
-        if isinstance(value, list):
-            return [moved(v) for v in value]
-        return address(value) if isinstance(value, str) and value.startswith("nbs/") else value
-
-    settings = moved(settings)
+    moved = re.sub(r'"(nbs/.*?)"', lambda path: f'"{address(path[1])}"', json.dumps(settings))
+    settings = json.loads(moved)
     settings["website"]["page-footer"] = {"left": certificate(executed)}
     if api:
         settings["project"]["render"].append("api/*/*.ipynb")
@@ -125,42 +106,42 @@ def api_address(module: str) -> str:
 
 def certificate(executed: dict[str, Path]) -> str:
     "What the footer says of the run that the outputs come from."
-    folder = next((path.parents[1] for path in executed.values()), Path("nowhere"))
-    run = read_json(folder / "summary.json")
-    if not run:
+    summaries = (path.parents[1] / "summary.json" for path in executed.values())
+    if not (run := read_json(next(summaries, Path("nowhere")))):
         return "Shown from the sources: no run was made for this build."
-    device = f"{run.get('device')} with {run.get('cores')} cores"
     return (
-        f"Outputs of run {run['run']}, profile {run.get('profile')}, on {device}. Certificate "
-        f"{run.get('certificate')}: `llmchain verify {run['run']}` makes every artifact again."
-    )
+        "Outputs of run {run}, profile {profile}, on {device} with {cores} cores. Certificate "
+        "{certificate}: `llmchain verify {run}` makes every artifact again."
+    ).format_map(run)
 
 
-def notebook(front: dict[str, Any], cells: list[Any]) -> Any:
+def notebook(title: str, description: str, cells: list[Any]) -> Any:
     "A notebook that begins with its front matter."
     import nbformat.v4 as v4
     import yaml
 
+    front = {"title": title, "description": description, "lang": "en"}
     head = f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---"
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return v4.new_notebook(cells=[v4.new_raw_cell(head), *cells], metadata={"kernelspec": kernel})
+
+
+def tags(cell: Any) -> list[str]:
+    "The tags of a cell."
+    return list(cell.metadata.get("tags", []))
 
 
 def with_todays_prose(nb: Any, source: Any) -> Any:
     """An executed notebook with the prose of its source: editing prose runs nothing again.
 
     If the code cells are not the same ones, the executed notebook stays as it is."""
-    ran = [c for c in nb.cells if c.cell_type == "code"]
-    injected = [c for c in ran if "injected-parameters" in c.metadata.get("tags", [])]
-    ran = [c for c in ran if not any(c is i for i in injected)]
-    if len(ran) != sum(c.cell_type == "code" for c in source.cells):
-        return nb
-    cells, queue = [], iter(ran)
-    for cell in source.cells:
-        cells.append(next(queue) if cell.cell_type == "code" else cell)
-        if "parameters" in cell.metadata.get("tags", []):
-            cells += injected
-    nb.cells = cells
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    injected = [cell for cell in code if "injected-parameters" in tags(cell)]
+    ran = [cell for cell in code if cell not in injected]
+    if len(ran) == sum(cell.cell_type == "code" for cell in source.cells):
+        cells = [ran.pop(0) if cell.cell_type == "code" else cell for cell in source.cells]
+        at = next((i for i, cell in enumerate(cells, 1) if "parameters" in tags(cell)), 0)
+        nb.cells = [*cells[:at], *injected, *cells[at:]]
     return nb
 
 
@@ -171,23 +152,21 @@ def prepare(path: Path, origin: Path, api: dict[str, dict[str, str]]) -> Any:
     nb = nbformat.read(path, 4)
     if origin.is_file() and origin != path:
         nb = with_todays_prose(nb, nbformat.read(origin, 4))
-    front, cells, module = {"title": path.stem}, [], ""
+    front, cells, module = ("", ""), [], ""
     for cell in nb.cells:
-        source, tags = cell.source.strip(), cell.metadata.get("tags", [])
+        source = cell.source.strip()
         if cell.cell_type == "markdown":
             title = re.match(r"# +(.+)\n*(?:> *(.*))?", source)
-            if title and "description" not in front:
-                front |= {"title": title[1].strip(), "description": (title[2] or "").strip()}
+            if title and not front[0]:
+                front = title[1].strip(), (title[2] or "").strip()
                 source = source[title.end() :].strip()
             source = NOTEBOOK.sub(r"](\1\2", MERMAID.sub(r"```{mermaid}\n\1```", source))
         if cell.cell_type == "code":
             given, source = directives(source)
             module = given.get("default_exp", module)
-            if "hide" in given or not source:
-                continue
             cell.outputs = tidy(cell.outputs)
-            source = "".join(f"#| {k}: {v}\n" for k, v in options(given, cell).items()) + source
-        if cell.cell_type != "raw" and source and "papermill-error-cell-tag" not in tags:
+            source = source and with_options(source, cell)
+        if cell.cell_type != "raw" and source and "papermill-error-cell-tag" not in tags(cell):
             cell.source, cell.metadata = source, {}
             cells.append(cell)
     if module in api:
@@ -195,48 +174,32 @@ def prepare(path: Path, origin: Path, api: dict[str, dict[str, str]]) -> Any:
         names = ", ".join(f"[`{name}`]({to}#{name})" for name in api[module]["names"].split())
         text = f"## Exported functions\n\nDescribed in [llmchain.{module}]({to}): {names}."
         cells.append(nbformat.v4.new_markdown_cell(text))
-    return notebook(front | {"lang": "en"}, cells)
+    return notebook(front[0] or path.stem, front[1], cells)
 
 
 def directives(source: str) -> tuple[dict[str, str], str]:
-    "The `#|` lines that a cell begins with, and the rest of it."
-    lines = source.split("\n")
-    n = next((i for i, line in enumerate(lines) if not OPTION.match(line)), len(lines))
-    found = {m[1]: m[2].strip() for m in map(OPTION.match, lines[:n]) if m}
-    rest = "\n".join(lines[n:])
-    return found, re.sub(r"^.*#\|\s*hide_line *$\n?", "", rest, flags=re.M).strip()
+    "The `#|` lines that a cell begins with, and the rest of it; nothing is left of a hidden cell."
+    found = {}
+    while line := OPTION.match(source):
+        found[line[1]], source = line[2].strip(), source[line.end() :]
+    return found, "" if "hide" in found else source.strip()
 
 
-def options(given: dict[str, str], cell: Any) -> dict[str, str]:
-    "What Quarto is told about a code cell."
-    found = {k: v or "true" for k, v in given.items() if k in QUARTO}
-    tags = cell.metadata.get("tags", [])
-    if only_imports(cell.source):
-        tags = [*tags, "imports"]
-    for tag in tags:
-        if tag in FOLDED:
-            found |= {"code-fold": "true", "code-summary": f'"{FOLDED[tag]}"'}
-    if alts := [alt for _, _, alt in shown(cell.outputs) if alt]:
-        found.setdefault("fig-alt", json.dumps("; ".join(alts), ensure_ascii=False))
-    return found
+def with_options(source: str, cell: Any) -> str:
+    "The code of a cell after the lines that tell Quarto about it."
+    kinds = {*tags(cell), *(["imports"] if only_imports(source) else [])}
+    if fold := next((name for tag, name in FOLDED.items() if tag in kinds), ""):
+        source = f'#| code-fold: true\n#| code-summary: "{fold}"\n{source}'
+    if alts := [alt for _, _, alt in map(seen, cell.outputs) if alt]:
+        source = f"#| fig-alt: {json.dumps('; '.join(alts), ensure_ascii=False)}\n{source}"
+    return source
 
 
 def only_imports(source: str) -> bool:
     "True if a cell holds imports and nothing else."
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:
-        return False
-    return bool(body) and all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in body)
-
-
-def copy_pictures(source: Path, target: Path) -> None:
-    "Copy what notebooks show or Quarto reads beside them."
-    for file in source.rglob("*"):
-        if file.suffix in {".png", ".jpg", ".svg", ".scss", ".css"}:
-            copy = target / file.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
+    with suppress(SyntaxError):
+        return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
+    return False
 
 
 # ── pages ─────────────────────────────────────────────────────────────────────────────────────
@@ -246,27 +209,28 @@ def build(root: Path, out: str | Path = "_site", run: Path | None = None) -> lis
     "Render every staged notebook into `out`; returns the problems, a line each."
     from llmchain.workbench import checks
 
-    root, site = Path(root), Path(root) / out
+    site = root / out
     if site.exists() and any(site.iterdir()) and not (site / "search.js").exists():
         raise FileExistsError(f"site: {out} holds something else; it is not overwritten")
-    executed = {p.parent.name: p for p in Path(run).glob("*/notebook.ipynb")} if run else {}
+    executed = {p.parent.name: p for p in run.glob("*/notebook.ipynb")} if run else {}
     problems = [
         f"_quarto.yml: {path} is in the sidebar but does not exist"
         for _, path in sidebar(quarto(root))
         if not executed.get(Path(path).stem, root / path).is_file()
     ]
-    problems += checks.unbound(Path(run)) if run else []
+    problems += checks.unbound(run) if run else []
     for name in ("README.md", "README.zh.md"):
-        problems += checks.readme(root / name, Path(run).parent if run else root / "runs")
+        problems += checks.readme(root / name, run.parent if run else root / "runs")
     site.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=site.parent, prefix=".site-") as temporary:
-        staging, fresh = Path(temporary) / "staging", Path(temporary) / "site"
-        settings = quarto(stage(root, executed, staging))
-        copy_pictures(staging, fresh)
-        entries = [e for e in sidebar(settings) if (staging / e[1]).is_file()]
+        fresh = stage(root, executed, Path(temporary) / "site")
+        settings = quarto(fresh)
+        entries = [e for e in sidebar(settings) if (fresh / e[1]).is_file()]
         with ThreadPoolExecutor(2) as pool:
-            pages = list(pool.map(partial(read_page, staging, fresh), *zip(*entries, strict=True)))
+            pages = list(pool.map(partial(read_page, fresh), *zip(*entries, strict=True)))
         write_pages(pages, settings["website"], fresh)
+        for staged in [*fresh.rglob("*.ipynb"), fresh / "_quarto.yml"]:
+            staged.unlink()
         for page in pages:
             if str(root.resolve()) in page["body"]:
                 page["problems"].append("shows a path of this machine")
@@ -277,73 +241,53 @@ def build(root: Path, out: str | Path = "_site", run: Path | None = None) -> lis
     return problems
 
 
-def read_page(staging: Path, site: Path, part: str, at: str) -> dict[str, Any]:
-    "A staged notebook as the fields of a page."
+def read_page(site: Path, part: str, at: str) -> dict[str, Any]:
+    "A staged notebook as the fields of a page; its pictures go to `<name>_files/` beside it."
     import nbformat
+    import pypandoc
     import yaml
 
-    nb, at = nbformat.read(staging / at, 4), at.removesuffix(".ipynb")
+    nb, path = nbformat.read(site / at, 4), (site / at).with_suffix("")
     front = yaml.safe_load(nb.cells[0].source.strip("-\n"))  # `stage` wrote it
-    body, problems = render(nb, site / at)
-    cells = [cell for cell in nb.cells if cell.cell_type == "code"]
-    bare = bool(cells) and not any(cell.outputs for cell in cells)
-    page = {**front, "url": f"{at}.html", "part": part, "body": body, "bare": bare}
-    return {**page, "problems": problems}
+    text, problems = markdown(nb.cells[1:])
+    command = [pypandoc.get_pandoc_path(), *PANDOC]
+    done = subprocess.run(command, input=text, capture_output=True, check=True, encoding="utf-8")
+    problems += [f"pandoc: {' '.join(w.split())}" for w in done.stderr.split("[WARNING]")[1:]]
+    outputs = [cell.outputs for cell in nb.cells if cell.cell_type == "code"]
+    body, bare = finish(picture_files(done.stdout, path)), bool(outputs) and not any(outputs)
+    place = {"url": at.replace(".ipynb", ".html"), "part": part}
+    return {**front, **place, "body": body, "bare": bare, "problems": problems}
 
 
-def render(nb: Any, base: Path) -> tuple[str, list[str]]:
-    "The body of a page, its pictures written to `<base>_files/`, and what is wrong with it."
+def picture_files(html: str, page: Path) -> str:
+    "A page whose pictures lie in `<page>_files/` instead of in its text."
+    folder = page.with_name(f"{page.name}_files")
+
+    def moved(found: re.Match[str]) -> str:
+        data = base64.b64decode(found[2])
+        name = f"{zlib.crc32(data):08x}.{found[1]}"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+        return f'src="{folder.name}/{name}"'
+
+    return re.sub(r'src="data:image/(\w+);base64,([^"]+)"', moved, html)
+
+
+def markdown(cells: list[Any]) -> tuple[str, list[str]]:
+    "Cells as one text for pandoc, and what is wrong with them."
     text: list[str] = []
     problems: list[str] = []
-    pictures = 0
-    for cell in nb.cells[1:]:
+    for cell in cells:
         if cell.cell_type == "markdown":
             text.append(MERMAID.sub(partial(flowchart, problems), cell.source))
             continue
         given, source = directives(cell.source)
-        given = {key: value.strip("\"'") for key, value in given.items()}
-        if given.get("include") == "false":
-            continue
-        text.append(raw('<div class="cell">'))
-        if given.get("echo") != "false" and source:
-            block = fenced(source, "python")
-            if given.get("code-fold") == "true":
-                head = f"<details><summary>{escape(given.get('code-summary', 'Code'))}</summary>"
-                block = raw(head) + block + raw("</details>")
-            text.append(block)
-        outputs = cell.outputs if given.get("output") != "false" else []
-        problems += [f"a cell failed: {o.ename}" for o in outputs if o.output_type == "error"]
-        for kind, data, alt in shown(outputs):
-            if kind.startswith("image/"):
-                pictures += 1
-                folder = base.with_name(base.name + "_files")
-                file = folder / f"figure-{pictures}.{'svg' if 'svg' in kind else kind[6:]}"
-                folder.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(data.encode() if "svg" in kind else base64.b64decode(data))
-                alt = alt or given.get("fig-alt", "")
-                if not alt:
-                    problems.append(f"picture {pictures} has no alternative text (fig-alt)")
-                data = f'<img src="{folder.name}/{file.name}" alt="{escape(alt)}" loading="lazy">'
-            markdown = kind in ("text/markdown", "text/latex")
-            text.append(data if markdown else raw(f'<div class="out">{data}</div>'))
-        text.append(raw("</div>"))
-    html, warnings = pandoc("\n\n".join(text))
-    return finish(html), problems + warnings
-
-
-def pandoc(markdown: str) -> tuple[str, list[str]]:
-    "Markdown as HTML with formulas in MathML, and pandoc's warnings."
-    import pypandoc
-
-    command = [pypandoc.get_pandoc_path(), "--from=markdown-yaml_metadata_block", "--to=html5"]
-    command += ["--mathml", "--columns=100000", "--email-obfuscation=none"]
-    done = subprocess.run(command, input=markdown.encode(), capture_output=True, timeout=300)
-    said = done.stderr.decode(errors="replace")
-    if done.returncode:
-        raise RuntimeError(f"site: pandoc failed: {said.strip()}")
-    return done.stdout.decode(), [
-        f"pandoc: {' '.join(w.split())}" for w in said.split("[WARNING]")[1:]
-    ]
+        block = [fenced(source, ".python")]
+        if name := given.get("code-summary", "").strip('"'):
+            block = [raw(f"<details><summary>{name}</summary>"), *block, raw("</details>")]
+        text += [raw('<div class="cell">'), *block, *map(shown, cell.outputs), raw("</div>")]
+        problems += [f"a cell failed: {o.ename}" for o in cell.outputs if "ename" in o]
+    return "\n\n".join(text), problems
 
 
 def finish(html: str) -> str:
@@ -352,7 +296,6 @@ def finish(html: str) -> str:
     html = html.replace("<table", WRAP.format("div", "Table") + "<table")
     html = html.replace("</table>", "</table></div>").replace("<pre", '<pre tabindex="0"')
     html = FORMULA.sub(rf"{WRAP.format('span', 'Formula')}\g<0></span>", html)
-    html = BEFORE.sub(r"\g<0>" + THIN, AFTER.sub(r"\g<0>" + THIN, html))
     pieces = re.split(r"(<svg.*?</svg>|<math.*?</math>|<[^>]*>)", html, flags=re.S)
     pieces[::2] = [CHINESE.sub(r'<span lang="zh">\g<0></span>', piece) for piece in pieces[::2]]
     return "".join(pieces)
@@ -366,87 +309,41 @@ def flowchart(problems: list[str], block: re.Match[str]) -> str:
         return raw(f"{WRAP.format('div', 'Diagram')}{mermaid_svg(block[1])}</div>")
     except ValueError as error:
         problems.append(str(error))
-        return fenced(block[1], "")
-
-
-def fenced(text: str, language: str) -> str:
-    "A block that ends where we say, whatever backticks the text holds."
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"\n\n{fence}{language}\n{text}\n{fence}\n\n"
-
-
-def raw(html: str) -> str:
-    "HTML that pandoc passes on untouched."
-    return fenced(html, "{=html}")
+        return fenced(block[1], ".mermaid")
 
 
 def write_pages(pages: list[dict[str, Any]], website: dict[str, Any], site: Path) -> None:
-    "Every page in its frame, the style, the scripts and the index of the search."
-    from markupsafe import Markup
-
+    "Every page in its frame, the style, the scripts and what the search reads."
     template, sections = templates().get_template("page.html"), []
     parts = [(part, list(group)) for part, group in groupby(pages, key=lambda p: p["part"])]
-    for before, page, after in zip([None, *pages], pages, [*pages[1:], None], strict=False):
-        outline, found = read_body(page)
+    for i, page in enumerate(pages):
+        found = read_sections(page)
         sections += found
-        html = template.render(
-            page={**page, "body": Markup(page["body"])},
-            parts=parts, outline=outline, before=before, after=after,
-            up="../" * page["url"].count("/"), site=website, footer=website["page-footer"]["left"],
-        )  # fmt: skip
-        (site / page["url"]).parent.mkdir(parents=True, exist_ok=True)
+        around = {"before": pages[i - 1] if i else None, "after": [*pages, None][i + 1]}
+        html = template.render(page=page, parts=parts, outline=found[1:], site=website, **around)
         (site / page["url"]).write_text(html, encoding="utf-8")
     for name in ("style.css", "site.js"):
         shutil.copyfile(Path(__file__).parent / "templates" / name, site / name)
-    (site / "search.js").write_text(search_index(sections), encoding="utf-8")
+    index = json.dumps(sections, ensure_ascii=False, separators=(",", ":"))
+    (site / "search.js").write_text(f"window.searchIndex={index};\n", encoding="utf-8")
 
 
-def read_body(page: dict[str, Any]) -> tuple[list[dict[str, Any]], list[list[str]]]:
-    "The outline of a page, and for the search its sections: address, title, heading, text."
+def read_sections(page: dict[str, Any]) -> list[list[str]]:
+    "The sections of a page, for its outline and the search: address, title, heading, text, level."
     from lxml.html import fragment_fromstring
 
     top = fragment_fromstring(page["body"], create_parent="div")
     for gone in top.xpath(".//svg | .//annotation"):
         gone.drop_tree()
-    outline: list[dict[str, Any]] = []
-    sections = [[page["url"], page["title"], "", page.get("description", "")]]
+    sections = [[page["url"], page["title"], "", page["description"], "1"]]
     for block in top:
-        text = " ".join(block.text_content().split())
+        text = HASH.sub("…", " ".join(block.text_content().split()))
         if block.tag in ("h2", "h3"):
-            outline.append({"level": int(block.tag[1]), "id": block.get("id", ""), "text": text})
-            sections.append([f"{page['url']}#{outline[-1]['id']}", page["title"], text, ""])
+            to = f"{page['url']}#{block.get('id')}"
+            sections.append([to, page["title"], text, "", block.tag[1]])
         else:
             sections[-1][3] = f"{sections[-1][3]} {text}".strip()
-    return outline, sections
-
-
-# ── search ────────────────────────────────────────────────────────────────────────────────────
-
-
-def words(text: str) -> list[str]:
-    "Words in small letters, identifiers also by their parts, Chinese as overlapping pairs."
-    found: list[str] = []
-    for run in WORD.findall(text.lower()):
-        if CHINESE.match(run):
-            found += [run[i : i + 2] for i in range(max(1, len(run) - 1))]
-        elif len(run) <= LONGEST:
-            found += [run, *(part for part in run.split("_") if part != run and part)]
-    return found
-
-
-def search_index(sections: list[list[str]]) -> str:
-    "The script that search reads: sections, and for each word where it stands and its weight there."
-    places: dict[str, list[int]] = {}
-    for i, (_, title, heading, text) in enumerate(sections):
-        weights = Counter(words(text))
-        for word in words(heading):
-            weights[word] += 8
-        for word in words(title):
-            weights[word] += 1 if heading else 12
-        for word, weight in weights.items():
-            places.setdefault(word, []).extend((i, weight))
-    index = {"sections": sections, "words": dict(sorted(places.items()))}
-    return f"window.searchIndex={json.dumps(index, ensure_ascii=False, separators=(',', ':'))};\n"
+    return sections
 
 
 def serve(folder: Path, port: int = 8000) -> None:
@@ -460,9 +357,6 @@ def serve(folder: Path, port: int = 8000) -> None:
         server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     except OSError as error:
         raise OSError(f"site: port {port} is taken ({error.strerror}); choose another") from None
-    with server:
+    with server, suppress(KeyboardInterrupt):
         print(f"site: http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("site: stopped")
+        server.serve_forever()

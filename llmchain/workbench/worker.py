@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmchain.workbench import warm
+from llmchain.workbench.report import kept_charts
 from llmchain.workbench.store import Store, read_json, write_json
 
 
@@ -34,6 +35,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         record = read_json(folder / "record.json")
         if not (record and record.get("finished")):
             raise RuntimeError(f"{job['chapter']}: ended without `ch.close()`")
+        kept_charts(folder, again=True)
         store.keep_result(job["chapter"], job["key"], folder)
         shutil.rmtree(job["scratch"], ignore_errors=True)
     return {"waited": False}

@@ -52,6 +52,14 @@ def test_anatomy(chapter: Chapter) -> None:
         assert len(code.splitlines()) <= 40, f"a cell of over 40 lines: {code[:80]}"
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_directives_are_those_that_site_and_package_know(path: Path) -> None:
+    """Quarto's own (`#| echo`) would show in its pages and not in the built-in preview."""
+    code = "\n".join(source(c) for c in cells(path) if c["cell_type"] == "code")
+    used = set(re.findall(r"^#\|\s*([\w-]+)", code, re.M))
+    assert used <= {"default_exp", "export", "exports", "hide"}, used
+
+
 @each_chapter
 def test_imports_stand_alone(chapter: Chapter) -> None:
     """The site runs every cell that holds an import, and nothing else: it must not need the rest."""

@@ -27,11 +27,9 @@ document.querySelectorAll("pre, .scroll").forEach(e => fits.observe(e));
 const nav = document.querySelector(".side nav"), here = nav.querySelector("[aria-current]");
 if (here) nav.scrollTop = here.offsetTop - nav.offsetTop - nav.clientHeight / 2;
 
-// as `words` in site.py: words, and Chinese as overlapping pairs of characters
-const HAN = /^[\u3400-\u9fff]/;
-const words = text => (text.toLowerCase().match(/[\u3400-\u9fff]+|(?:(?![\u3400-\u9fff])[\p{L}\p{N}_])+/gu) || [])
-  .flatMap(run => HAN.test(run) && run.length > 1
-    ? Array.from({ length: run.length - 1 }, (_, i) => run.slice(i, i + 2)) : [run]);
+// what is asked for: words, and runs of Chinese; a word is found where one begins so
+const words = query => (query.match(/[\u3400-\u9fff]+|(?:(?![\u3400-\u9fff])[\p{L}\p{N}_])+/gu) || [])
+  .map(word => new RegExp((/^\w/.test(word) ? "(?<![a-z0-9])" : "") + word, "giu"));
 
 const form = document.querySelector(".search"), box = form.querySelector("input");
 const hits = form.querySelector(".hits"), list = form.querySelector("ol"), said = form.querySelector("[role=status]");
@@ -42,27 +40,21 @@ const load = () => loading ||= new Promise((resolve, reject) => {
   document.head.append(script);
 });
 
-const find = query => {
-  const { sections, words: places } = window.searchIndex;
-  let scores = null;
-  for (const word of new Set(words(query))) {
-    const found = new Map(), single = HAN.test(word) && word.length === 1;
-    for (const known in places) {
-      if (!known.startsWith(word) && !(single && known.includes(word))) continue;
-      const at = places[known], rare = Math.log(1 + 2 * sections.length / at.length);
-      for (let i = 0; i < at.length; i += 2) {
-        const n = at[i + 1];
-        found.set(at[i], (found.get(at[i]) || 0) + (known === word ? 2 : 1) * (n >= 8 ? 2 : 1) * rare * n / (n + 2));
-      }
-    }
-    scores = scores === null ? found
-      : new Map([...scores].filter(([i]) => found.has(i)).map(([i, s]) => [i, s + found.get(i)]));
+const find = query => {  // sections that hold every word, the heaviest first; a rare word weighs more
+  let scores = window.searchIndex.map(section => [section, 0]);
+  for (const word of words(query)) {
+    const count = text => (text.match(word) || []).length;
+    const counts = scores.map(([section, score]) => {
+      const [, title, heading, text] = section;
+      return [section, score, count(text) + 8 * count(heading) + (heading ? 1 : 12) * count(title)];
+    }).filter(([, , n]) => n);
+    const rare = Math.log(1 + 2 * window.searchIndex.length / counts.length);
+    scores = counts.map(([section, score, n]) => [section, score + rare * n / (n + 2) * (n >= 8 ? 2 : 1)]);
   }
-  return [...(scores || [])].sort((a, b) => b[1] - a[1]).map(([i]) => sections[i]);
+  return words(query).length ? scores.sort((a, b) => b[1] - a[1]).map(([section]) => section) : [];
 };
 
-const pattern = query => new RegExp([...query.trim().split(/\s+/), ...words(query)]
-  .map(word => word.replace(/[\\^$.*+?()[\]{}|\/]/g, "\\$&")).join("|"), "giu");
+const pattern = query => new RegExp(words(query).map(word => word.source).join("|") || "$^", "giu");
 const painted = (text, wanted) => {  // text nodes and <mark>, never innerHTML
   const parts = [];
   let at = 0;
