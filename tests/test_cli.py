@@ -83,3 +83,21 @@ def test_data_list(project: Project) -> None:
     found = {item["name"]: item for item in json.loads(done.stdout)}
     assert found["weights/minilm"]["tiers"]["embedded"] == "here"
     assert all(item["licence"] for item in found.values())
+
+
+def test_exercises_are_checked_from_the_terminal(project: Project) -> None:
+    body = "def positive(x):\n    assert x > 0, 'it is not positive'\n" + "\n".join(
+        f"ch.exercise({i}, {answer}, positive)" for i, answer in enumerate(("None", "3", "-3"), 1)
+    )
+    body += '\nch.write("corpus/raw", [{}])'
+    project.put("01_first", chapter("01_first", makes="corpus/raw", body=body))
+    done = project.llmchain("exercises", "check", "01", "--json")
+    assert done.returncode == 1, done.stderr
+    told = [
+        (row["name"], row["ok"], row["found"].partition(":")[0]) for row in json.loads(done.stdout)
+    ]
+    assert told == [
+        ("01_first, exercise 1", True, "open"),
+        ("01_first, exercise 2", True, "right"),
+        ("01_first, exercise 3", False, "not yet"),
+    ]

@@ -23,6 +23,7 @@ DIFF = {
             "code": "unknown",
             "parameters": {"lr": [0.001, 0.003], "prompt": [EVIL, True]},
             "metrics": {"val_loss": [4.0, 3.8], "from_zero": [0.0, 2.0], "lost": [math.nan, 1]},
+            "data": {"corpus": [{"tier": "local", "fingerprint": "ef" * 32}, None]},
             "outputs": {"model/gpt": ["ab" * 32, "cd" * 32]},
         },
         "39_errata": {"code": "changed"},
@@ -200,6 +201,7 @@ def test_two_runs_side_by_side() -> None:
     assert rows["val_loss"] == ["4", "3.8", "-5.0%"] and rows["from_zero"][2] == "–"
     assert rows["model/gpt"] == ["ab" * 6, "cd" * 6] and rows["prompt"] == [EVIL, "True", "–"]
     assert rows["lost"] == ["nan", "1", "–"]
+    assert rows["corpus"] == ["local " + "ef" * 6, "–"], "a set by its tier and a short hash"
     text = " ".join(page.text_content().split())
     assert "05_augment: only in r1" in text and "Here the code differs" in text
     assert "2.14.0" in text and "do not differ" not in text

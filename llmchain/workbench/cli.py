@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -23,6 +24,8 @@ data_app = typer.Typer(no_args_is_help=True, help="The data catalogue: list, get
 site_app = typer.Typer(no_args_is_help=True, help="The site: build, preview, stage.")
 app.add_typer(data_app, name="data")
 app.add_typer(site_app, name="site")
+exercises_app = typer.Typer(no_args_is_help=True, help="The exercises: check.")
+app.add_typer(exercises_app, name="exercises")
 
 Chapters = Annotated[
     list[str] | None, typer.Argument(help="08, 08_gpt, gpt, or a part such as 01_data; none = all")
@@ -550,6 +553,30 @@ def new(
     if as_json:
         return _print_json({"chapter": name, "path": str(path)})
     print(f"wrote {path}\nnext: llmchain run {name} --profile smoke, and a line in _quarto.yml")
+
+
+@exercises_app.command("check")
+def exercises_check(
+    chapters: Chapters = None, profile: Profile = "smoke", as_json: AsJson = False
+) -> None:
+    """Run chapters with the answers that stand in them; exit code 1 if one is not right yet."""
+    make = _run_of(chapters, profile, None, False)
+    summary = _execute(partial(make, keep_going=True), True)
+    named = contract.find_chapters(chapters or list(make.args[0]), make.args[0])  # type: ignore[attr-defined]
+    rows = []
+    for name in named:
+        nb = store.read_json(Path(summary["folder"]) / name / "notebook.ipynb") or {"cells": []}
+        outputs = [o for cell in nb["cells"] for o in cell.get("outputs", [])]
+        printed = "".join("".join(o.get("text", "")) for o in outputs)
+        for number, verdict in re.findall(r"^exercise (\d+): (.*)$", printed, re.M):
+            ok = not verdict.startswith("not yet")
+            rows.append({"name": f"{name}, exercise {number}", "ok": ok, "found": verdict})
+    rows += [
+        {"name": entry["id"], "ok": False, "found": entry["error"]}
+        for entry in summary["chapters"]
+        if entry.get("error")
+    ]
+    _tell(rows, "name", as_json)
 
 
 # ── data ──────────────────────────────────────────────────────────────────────────────────────
