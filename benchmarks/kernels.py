@@ -27,13 +27,21 @@ def notebook(*sources: str, tags: dict[int, list[str]] | None = None, raw: str =
     return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
 
 
-def commands(folder: Path) -> dict[str, list[list[str]]]:
-    """A project of 30 chapters for the runner, the same cells without the contract for the others."""
-    chapters, plain = folder / "nbs" / "01_data", folder / "plain"
-    for path in (chapters, plain, folder / "data", folder / "out"):
+def project(folder: Path) -> tuple[Path, dict[str, str]]:
+    """An empty project: the folder of its chapters, and the variables that point the runner to it."""
+    chapters = folder / "nbs" / "01_data"
+    for path in (chapters, folder / "data"):
         path.mkdir(parents=True)
     (folder / "data" / "catalog.toml").write_text("")
     (folder / "settings.ini").write_text("[smoke]\n")
+    return chapters, {"LLMCHAIN_ROOT": str(folder), "LLMCHAIN_RUNS": str(folder / "runs")}
+
+
+def commands(folder: Path) -> dict[str, list[list[str]]]:
+    """A project of 30 chapters for the runner, the same cells without the contract for the others."""
+    (chapters, variables), plain = project(folder), folder / "plain"
+    for path in (plain, folder / "out"):
+        path.mkdir()
     (folder / "pyproject.toml").write_text(
         '[project]\nname = "trivial"\nversion = "1"\n[tool.nbdev]\nnbs_path = "plain"\nlib_path = "lib"\n'
     )
@@ -54,9 +62,17 @@ def commands(folder: Path) -> dict[str, list[list[str]]]:
         (chapters / f"{name}.ipynb").write_text(text)
         (plain / f"{name}.ipynb").write_text(notebook(*work, tags={0: ["parameters"]}))
     python = sys.executable
-    environment = f"LLMCHAIN_ROOT={folder}", f"LLMCHAIN_RUNS={folder / 'runs'}"
     env = shutil.which("env") or "env"
-    ours = [env, *environment, python, "-m", "llmchain.workbench.cli", "run", "--force", "--json"]
+    ours = [
+        env,
+        *(f"{k}={v}" for k, v in variables.items()),
+        python,
+        "-m",
+        "llmchain.workbench.cli",
+        "run",
+        "--force",
+        "--json",
+    ]
     test = [env, "-C", str(folder), str(Path(python).with_name("nbdev-test")), "plain", "--save"]
     return {
         "ours": [ours],

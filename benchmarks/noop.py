@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kernels import notebook
+from kernels import notebook, project
 
 UNIT = "seconds to find that 40 chapters are finished"
 GOALS: dict[str, float] = {}
@@ -18,11 +18,7 @@ N = 40
 
 def commands(folder: Path) -> dict[str, list[list[str]]]:
     """A project of 40 chapters in a chain, run once; their code is that of the course, not executed."""
-    chapters = folder / "nbs" / "01_data"
-    for path in (chapters, folder / "data"):
-        path.mkdir(parents=True)
-    (folder / "data" / "catalog.toml").write_text("")
-    (folder / "settings.ini").write_text("[smoke]\n")
+    chapters, variables = project(folder)
     course = sorted(Path(__file__).parents[1].glob("nbs/[0-9]*/[0-9]*.ipynb"))
     for i in range(N):
         name, cells = f"{i + 1:02d}_add", json.loads(course[i % len(course)].read_text())["cells"]
@@ -40,8 +36,15 @@ def commands(folder: Path) -> dict[str, list[list[str]]]:
         )
         (chapters / f"{name}.ipynb").write_text(text)
     shutil.copytree(Path(__file__).parents[1] / "llmchain", folder / "llmchain")
-    places = f"LLMCHAIN_ROOT={folder}", f"LLMCHAIN_RUNS={folder / 'runs'}"
     env = shutil.which("env") or "env"
-    again = [env, *places, sys.executable, "-m", "llmchain.workbench.cli", "run", "--json"]
+    again = [
+        env,
+        *(f"{k}={v}" for k, v in variables.items()),
+        sys.executable,
+        "-m",
+        "llmchain.workbench.cli",
+        "run",
+        "--json",
+    ]
     subprocess.run(again, check=True, capture_output=True)
     return {"ours": [again]}

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kernels import notebook
+from kernels import notebook, project
 
 UNIT = "seconds until torch is imported"
 GOALS: dict[str, float] = {}
@@ -21,11 +21,7 @@ LIMIT = 0.5
 
 def commands(folder: Path) -> dict[str, list[list[str]]]:
     """One chapter that imports torch, and a notebook that does."""
-    chapters = folder / "nbs" / "01_data"
-    for path in (chapters, folder / "data"):
-        path.mkdir(parents=True)
-    (folder / "data" / "catalog.toml").write_text("")
-    (folder / "settings.ini").write_text("[smoke]\n")
+    chapters, _ = project(folder)
     parameters = "n: int = 3  # how many (0 to 9)\nseed: int = 0  # seed (0 to 9)"
     opened = (
         "from llmchain.workbench.chapter import open_chapter\nch = open_chapter('01_torch', vars())"
