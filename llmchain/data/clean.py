@@ -6,27 +6,33 @@
 __all__ = ['NEWLINES', 'INVISIBLE', 'BLANKS', 'BLOCK', 'INLINE', 'PAIR', 'NOT_HTML', 'BREAK', 'COMMENT', 'RST', 'FIELD',
            'RETURNS', 'UNDERLINE', 'DOCTEST', 'LITERAL', 'MARKDOWN', 'UNREAD', 'PHRASES', 'NEWLINE_TAGS',
            'SUSPECT_TAGS', 'TRUSTED_TAGS', 'TEXT_TAGS', 'HIDDEN', 'HIDDEN_ROLES', 'FOREIGN', 'ASIDE', 'CONTENT',
-           'CLOSING_LINE', 'CHARSET', 'WORD', 'LAYOUTS', 'AROUND', 'BOILERPLATE', 'TRAILING', 'GAPS', 'STOP_LISTS',
-           'LANGUAGES_OF', 'LETTERS', 'BASIC_LATIN', 'SYMBOL', 'EMAIL', 'EMAIL_IN_WORDS', 'IN_ADDRESS', 'IPV4', 'IPV6',
-           'IPV6_DIGITS', 'VERSION', 'PHONE', 'PHONE_HINT', 'CARD', 'ISSUER', 'CHINESE_ID', 'AMERICAN_ID', 'IBAN',
-           'LONG_NUMBER', 'KEY', 'KEY_MARKS', 'URL_SECRET', 'NAMED_SECRET', 'SECRET_HINTS', 'PLACEHOLDER', 'PASSPORT',
-           'HANDLE', 'WIDE', 'WIDE_MARK', 'KINDS', 'HANDLE_HINTS', 'LOWER', 'DIGITS', 'MIXED', 'FORMS', 'FRAMES',
-           'DECOYS', 'repair', 'strip_html', 'strip_rst', 'strip_markdown', 'suspicion', 'decode_page', 'extract_main',
-           'ngram_f1', 'part_of', 'page_around', 'unwrap', 'drop_boilerplate', 'identify_language', 'too_short',
-           'odd_word_length', 'symbol_share', 'repeated_line_share', 'few_words', 'placeholder', 'rules_of_quality',
-           'luhn_valid', 'iban_valid', 'chinese_id_valid', 'personal_spans', 'mask_personal', 'draw', 'completed',
-           'decoy', 'planted_personal', 'clean_document']
+           'CLOSING_LINE', 'CHARSET', 'WORD', 'LAYOUTS', 'AROUND', 'LINE_RULES', 'BOILERPLATE', 'TRAILING', 'GAPS',
+           'STOP_LISTS', 'LANGUAGES_OF', 'LETTERS', 'BASIC_LATIN', 'SYMBOL', 'BULLET', 'ELLIPSIS', 'CLOSED_CLASS',
+           'INSULTS_EN', 'INSULTS_ZH', 'INITIALS', 'INSULT', 'STOP_WORDS', 'FEATURES', 'DAMAGES', 'EMAIL',
+           'EMAIL_IN_WORDS', 'IN_ADDRESS', 'IPV4', 'IPV6', 'IPV6_DIGITS', 'VERSION', 'PHONE', 'PHONE_HINT', 'CARD',
+           'ISSUER', 'CHINESE_ID', 'AMERICAN_ID', 'IBAN', 'DIGIT', 'LONG_NUMBER', 'KEY', 'KEY_MARKS', 'URL_SECRET',
+           'NAMED_SECRET', 'SECRET_HINTS', 'PLACEHOLDER', 'PASSPORT', 'HANDLE', 'WIDE', 'WIDE_MARK', 'KINDS',
+           'HANDLE_HINTS', 'LOWER', 'DIGITS', 'MIXED', 'FORMS', 'FRAMES', 'DECOYS', 'PAGE', 'repair', 'strip_html',
+           'strip_rst', 'strip_markdown', 'suspicion', 'decode_page', 'extract_main', 'ngram_f1', 'part_of',
+           'page_around', 'unwrap', 'drop_boilerplate', 'identify_language', 'too_short', 'odd_word_length',
+           'symbol_share', 'repeated_line_share', 'few_words', 'placeholder', 'repeated_phrase_share', 'line_share',
+           'without_stop_words', 'in_capitals', 'brace_share', 'toxic_share', 'quality_features', 'QualityModel',
+           'fit_quality', 'damaged', 'rules_of_quality', 'luhn_valid', 'iban_valid', 'chinese_id_valid',
+           'personal_spans', 'mask_personal', 'draw', 'completed', 'decoy', 'planted_personal', 'settled',
+           'judge_document', 'clean_document']
 
 # %% ../../nbs/01_data/02_clean.ipynb #cc39bec4
+import codecs
 import hashlib
 import html
 import ipaddress
 import math
+import operator
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import ftfy
 import lxml.html
@@ -464,19 +470,22 @@ def unwrap(
     return text
 
 # %% ../../nbs/01_data/02_clean.ipynb #c19d042d
+LINE_RULES = {
+    "coding": r"#?[ \t]*-\*-.*-\*-|[#*/ \t]*SPDX-[\w-]+:.*",
+    "copyright": r"(?:\(c\)|©|Copyright\b(?=.*\d{4}))[^\n]*|All rights reserved\.?|版权所有[^\n]{0,40}|保留所有权利。?",
+    "address": r"(?:https?|ftp)://\S+",
+    "navigation": r"(?:Table of )?Contents:?|\[?(?:back|return) to (?:the )?top\]?|(?:Skip to content|"
+    r"Edit on GitHub|Read more|Download files?|Star history)\.?|(?:上一篇|下一篇|返回顶部|阅读全文|目录)[:：]?",
+    "notice": r"(?:this (?:site|website|page)|we|our (?:site|website)) uses? cookies[^\n]*|(?:please )?enable "
+    r"javascript[^\n]*|(?:privacy|cookie) policy\.?|terms of (?:use|service)\.?",
+    "counter": r"\d[\d,.]*[KkMm]? (?:likes?|shares?|comments?|views?|followers?)",
+    "field": r":(?:copyright|license|licence|author|authors):.*",
+    "drawing": r"[\W_]{4,}",  # rules, boxes and other drawings
+}
 BOILERPLATE = re.compile(
     r"^[ \t]*(?:"
-    r"#?[ \t]*-\*-.*-\*-|"  # coding lines
-    r"[#*/ \t]*SPDX-[\w-]+:.*|"
-    r"(?:\(c\)|©|Copyright\b(?=.*\d{4}))[^\n]*|"
-    r"All rights reserved\.?|"
-    r"(?:https?|ftp)://\S+|"
-    r"(?:Table of )?Contents:?|"
-    r"\[?(?:back|return) to (?:the )?top\]?|"
-    r"(?:Skip to content|Edit on GitHub|Read more|Download files?|Star history)\.?|"
-    r":(?:copyright|license|licence|author|authors):.*|"
-    r"[\W_]{4,}"  # rules, boxes and other drawings
-    r")[ \t]*$\n?",
+    + "|".join(f"(?P<{name}>{rule})" for name, rule in LINE_RULES.items())
+    + r")[ \t]*$\n?",
     re.M | re.I,
 )
 TRAILING = re.compile(r"[ \t]+$", re.M)
@@ -486,7 +495,7 @@ GAPS = re.compile(r"\n{3,}")
 def drop_boilerplate(
     text: str,  # one document without markup
 ) -> str:  # without lines that say nothing of their own; at most one empty line in a row
-    "Lines known to repeat everywhere: copyright, bare addresses, navigation, drawings."
+    "Lines known to repeat everywhere: copyright, bare addresses, navigation, notices, drawings."
     return GAPS.sub("\n\n", TRAILING.sub("", BOILERPLATE.sub("", text))).strip("\n")
 
 # %% ../../nbs/01_data/02_clean.ipynb #d89742ec
@@ -612,21 +621,225 @@ def placeholder(
     "Lorem ipsum (C4; Raffel et al. 2020, sec. 2.2)."
     return "lorem ipsum" in text.lower()
 
+# %% ../../nbs/01_data/02_clean.ipynb #b7242481
+def repeated_phrase_share(
+    text: str,  # one document
+    n: int = 5,  # words in a phrase, at least 1
+) -> float:  # 0 to 1; 0 for a text of under 50 words
+    "Words inside phrases of `n` words that occurred before (Gopher, A1.2)."
+    words = LETTERS.findall(text.lower())
+    if len(words) < 50:
+        return 0.0
+    seen: set[tuple[str, ...]] = set()
+    covered = 0  # words up to here are inside a repeated phrase
+    n_repeated = 0
+    for i in range(len(words) - n + 1):
+        phrase = tuple(words[i : i + n])
+        if phrase in seen:
+            n_repeated += i + n - max(covered, i)
+            covered = i + n
+        seen.add(phrase)
+    return n_repeated / len(words)
+
+# %% ../../nbs/01_data/02_clean.ipynb #a1fa79d9
+BULLET = re.compile(r"^[ \t]*(?:[-*+•·‣●○]|\d{1,3}[.)])[ \t]", re.M)
+ELLIPSIS = re.compile(r"(?:\.\.\.|…)[ \t]*$", re.M)
+CLOSED_CLASS = frozenset("the be to of and that have with".split())  # Gopher's eight
+
+
+def line_share(
+    text: str,  # one document
+    pattern: re.Pattern[str],  # what a line must hold
+    least: int,  # fewest lines of a text that is judged, at least 1
+) -> float:  # 0 to 1; 0 for a text of fewer lines
+    "Lines, of those not blank, in which a pattern is found: bullets, ellipses (Gopher, A1.1)."
+    lines = [line for line in text.split("\n") if line.strip()]
+    return sum(map(bool, map(pattern.search, lines))) / len(lines) if len(lines) >= least else 0.0
+
+
+def without_stop_words(
+    text: str,  # one document in English
+) -> bool:  # True if it should go
+    "Fewer than two of eight stop words in 50 words or more (Gopher, A1.1)."
+    words = text.lower().split()
+    return len(words) >= 50 and len(CLOSED_CLASS.intersection(words)) < 2
+
+# %% ../../nbs/01_data/02_clean.ipynb #63e2c8eb
+def in_capitals(
+    text: str,  # one document
+) -> bool:  # True if it should go
+    "More than 60 % of at least 50 basic Latin letters are capitals."
+    letters = "".join(BASIC_LATIN.findall(text))
+    return len(letters) >= 50 and sum(map(str.isupper, letters)) > 0.6 * len(letters)
+
+
+def brace_share(
+    text: str,  # one document
+) -> float:  # 0 or more
+    "Curly brackets for each word (C4 drops a page with a single one; Raffel et al. 2020)."
+    return (text.count("{") + text.count("}")) / max(1, len(text.split()))
+
+# %% ../../nbs/01_data/02_clean.ipynb #abcab18e
+INSULTS_EN = codecs.decode(
+    "shpx|fuvg|ohyyfuvg|ovgpu|nffubyr|onfgneq|phag|qvpxurnq|juber|fyhg|ergneq|snttbg|snt|avttre|avttn|ubr|"
+    "chffl|zbeba|vqvbg|vzorpvyr|fghcvq|qhzo|qhzonff|fphz|ybfre|gjng|jnaxre|qbhpur|wnpxnff|irezva|svygu|"
+    "xvyy lbhefrys|fuhg hc|tb gb uryy|cvrpr bs genfu|fperj lbh|trg ybfg|fuhg lbhe zbhgu",
+    "rot13",
+)
+INSULTS_ZH = (
+    "傻逼|傻叉|白痴|蠢货|贱人|滚蛋|去死|废物|脑残|垃圾|人渣|畜生|狗东西|王八蛋|混蛋|智障|闭嘴|恶心"
+)
+INITIALS = "".join(sorted({word[0] for word in INSULTS_EN.split("|")}))  # a cheap first look
+INSULT = re.compile(rf"\b(?=[{INITIALS}])(?:{INSULTS_EN})(?:s|es|ed|ing|er|y)?\b|{INSULTS_ZH}")
+
+
+def toxic_share(
+    text: str,  # one document
+) -> float:  # 0 or more
+    "Insults for each word; two Chinese characters count as a word."
+    found = len(INSULT.findall(text.lower()))
+    return found / max(1.0, len(text.split()) + len(HAN.findall(text)) / 2) if found else 0.0
+
+# %% ../../nbs/01_data/02_clean.ipynb #f2f616a8
+STOP_WORDS = frozenset(STOP_LISTS["en"].split())
+FEATURES = (
+    "words (log)", "letters a word", "stop words", "pairs of stop words", "symbols", "digits", "capitals",
+    "closed lines", "words a line (log)", "different words", "repeated lines", "commas a word", "long words",
+)  # fmt: skip
+
+
+def quality_features(
+    text: str,  # one English document, at least one word
+) -> np.ndarray:  # (13,) float64, in the order of FEATURES
+    "A dozen numbers of a text."
+    words = [w.lower() for w in LETTERS.findall(text)] or [""]
+    lines = [line for line in text.split("\n") if line.strip()] or [""]
+    n, dense = len(words), "".join(text.split()) or " "
+    stops = [w in STOP_WORDS for w in words]
+    head = words[:100]
+    return np.array(
+        [
+            math.log(n), sum(map(len, words)) / n, sum(stops) / n,
+            sum(map(operator.and_, stops, stops[1:])) / n,
+            symbol_share(text), sum(map(str.isdigit, dense)) / len(dense),
+            sum(map(str.isupper, dense)) / len(dense),
+            sum(line.rstrip().endswith((".", "!", "?", ":", "。")) for line in lines) / len(lines),
+            math.log(n / len(lines) + 0.1), len(set(head)) / len(head),
+            repeated_line_share(text), text.count(",") / n, sum(len(w) > 10 for w in words) / n,
+        ]
+    )  # fmt: skip
+
+# %% ../../nbs/01_data/02_clean.ipynb #7e1ca417
+@dataclass(frozen=True)
+class QualityModel:
+    "Logistic regression on distances of `quality_features` from those of sound texts."
+
+    mean: np.ndarray  # (F,) of sound texts
+    scale: np.ndarray  # (F,) their standard deviation
+    weights: np.ndarray  # (2 F + 1,): of z, of |z|, intercept
+
+    def distances(
+        self,
+        features: np.ndarray,  # (N, F) from `quality_features`
+    ) -> np.ndarray:  # (N, 2 F + 1), cut at 4; the last column is 1
+        "What the weights are for."
+        z = np.clip((features - self.mean) / self.scale, -4, 4)
+        return np.column_stack([z, abs(z), np.ones(len(z))])
+
+    def __call__(
+        self,
+        text: str,  # one English document
+    ) -> float:  # probability that it is sound, 0 to 1
+        "How much a text resembles sound ones."
+        z = float((self.distances(quality_features(text)[None]) @ self.weights)[0])
+        return 1 / (1 + math.exp(-max(-30.0, min(30.0, z))))
+
+# %% ../../nbs/01_data/02_clean.ipynb #966d61fd
+def fit_quality(
+    features: np.ndarray,  # (N, F) from `quality_features`
+    sound: np.ndarray,  # (N,) True for sound texts
+    strength: float = 1.0,  # C, the inverse of the penalty, over 0
+) -> QualityModel:  # the fitted model
+    "Newton's method (Hastie et al. 2009, sec. 4.4.1). ValueError if only one class is given."
+    if sound.all() or not sound.any():
+        raise ValueError(
+            f"fit_quality: both classes are needed, got {int(sound.sum())} sound of {len(sound)}"
+        )
+    mean, scale = features[sound].mean(0), features[sound].std(0)
+    n_weights = 2 * features.shape[1] + 1
+    model = QualityModel(mean, np.where(scale > 1e-9, scale, 1.0), np.zeros(n_weights))
+    x = model.distances(features)  # (N, 2 F + 1)
+    penalty = np.append(np.full(n_weights - 1, 1 / strength), 0.0)
+    weights = model.weights
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
+        slope = x.T @ (p - sound) + penalty * weights
+        curvature = (x.T * (p * (1 - p))) @ x + np.diag(penalty + 1e-9)
+        step = np.linalg.solve(curvature, slope)
+        weights = weights - step
+        if np.abs(step).max() < 1e-9:
+            break
+    return replace(model, weights=weights)
+
+# %% ../../nbs/01_data/02_clean.ipynb #3b03281f
+DAMAGES = ("shuffled", "menu", "keywords", "garbled", "repeated", "numbers", "cut")
+
+
+def damaged(
+    text: str,  # a sound text of at least ten words
+    how: str,  # one of DAMAGES
+    rng: np.random.Generator,  # draws
+) -> str:  # what a bad page might have made of it
+    "Bad text with a known cause."
+    words, lines = text.split(), [line for line in text.split("\n") if line.strip()]
+    if how == "shuffled":  # as many words a line, in a random order
+        order = iter(rng.permutation(len(words)))
+        return "\n".join(" ".join(words[next(order)] for _ in line.split()) for line in lines)
+    if how == "menu":
+        return " | ".join(" ".join(line.split()[:3]) for line in lines)
+    if how == "keywords":
+        return ", ".join(sorted({w.strip(".,;:()").lower() for w in words if len(w) > 4}))
+    if how == "garbled":
+        letters = np.array(list(text))
+        hit = (rng.random(len(letters)) < 0.15) & np.char.isalpha(letters)
+        letters[hit] = rng.choice(list("qxzjkvw1l0|"), int(hit.sum()))
+        return "".join(letters)
+    if how == "repeated":
+        return "\n".join([" ".join(words[:8])] * max(3, len(lines)))
+    if how == "numbers":
+        return " ".join(str(rng.integers(10000)) if rng.random() < 0.5 else w for w in words)
+    return "\n".join(line[: max(1, len(line) // 2)] + "..." for line in lines)
+
 # %% ../../nbs/01_data/02_clean.ipynb #d99d9c7d
 def rules_of_quality(
     min_words: int = 5,  # see `too_short`
     max_symbol_share: float = 0.25,  # see `symbol_share`
     max_repeated_lines: float = 0.4,  # see `repeated_line_share`
+    max_toxic_share: float = 0.02,  # see `toxic_share`
+    quality: Callable[[str], float] | None = None,  # a `QualityModel`; None leaves its rule out
+    min_quality: float = 0.02,  # probability under which the model's verdict counts
 ) -> dict[str, Callable[[str, str], bool]]:  # rules by name, True: out
     "The rules in the order in which they are asked; the first that says yes is the reason."
-    return {
+    rules: dict[str, Callable[[str, str], bool]] = {
         "too short": lambda text, lang: too_short(text, lang, min_words),
         "word length": odd_word_length,
         "symbols": lambda text, lang: symbol_share(text) > max_symbol_share,
         "few words": lambda text, lang: lang != "zh" and few_words(text),
         "repeated lines": lambda text, lang: repeated_line_share(text) > max_repeated_lines,
+        "repeated phrases": lambda text, lang: repeated_phrase_share(text) > 0.5,
+        "bullets": lambda text, lang: line_share(text, BULLET, 5) > 0.9,
+        "ellipses": lambda text, lang: line_share(text, ELLIPSIS, 4) > 0.3,
+        "no stop words": lambda text, lang: lang == "en" and without_stop_words(text),
+        "capitals": lambda text, lang: in_capitals(text),
+        "braces": lambda text, lang: brace_share(text) > 0.5,
         "placeholder": lambda text, lang: placeholder(text),
+        "toxic words": lambda text, lang: toxic_share(text) > max_toxic_share,
     }
+    if quality is not None:
+        rules["classifier"] = lambda text, lang: (
+            lang == "en" and len(text.split()) >= 30 and quality(text) < min_quality
+        )
+    return rules
 
 # %% ../../nbs/01_data/02_clean.ipynb #ff0627f8
 def luhn_valid(
@@ -672,7 +885,7 @@ IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}(?![\w:]|\.\d)", re.A)
 IPV6_DIGITS = re.compile("[0-9A-Fa-f]")  # `a::b` is valid, and C++
 VERSION = re.compile(r"(?:version|release|section|sec\.|§|v|==|>=|<=|~=|版本|第)[ \t]*$", re.I)
 
-# %% ../../nbs/01_data/02_clean.ipynb #fe2af06b
+# %% ../../nbs/01_data/02_clean.ipynb #55d50492
 PHONE = re.compile(
     r"(?<![\w.+/-])(?:"
     r"(?:(?:\+|00)86[ -]?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4}|"  # mobile, China
@@ -697,6 +910,7 @@ CHINESE_ID = re.compile(
 )
 AMERICAN_ID = re.compile(r"(?<![\w-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w-])", re.A)
 IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d\d(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)", re.A)
+DIGIT = re.compile(r"\d", re.A)
 LONG_NUMBER = re.compile(r"\d(?:[ -]?\d){7}|\d{3}-\d\d-\d{4}", re.A)  # cheap: without, no number
 
 # %% ../../nbs/01_data/02_clean.ipynb #ccef1a9b
@@ -822,15 +1036,16 @@ def personal_spans(
         ]
     if " dot " in text:
         spans += [(*m.span(), "EMAIL") for m in EMAIL_IN_WORDS.finditer(text)]
-    for m in IPV4.finditer(text):
+    has_digits = DIGIT.search(text)  # half of the documents hold none
+    for m in IPV4.finditer(text) if has_digits else ():
         if _is_address(m[0]) and not VERSION.search(text, max(0, m.start() - 10), m.start()):
             spans.append((*m.span(), "IP"))
     if "::" in text or text.count(":") >= 7:
         long = [m for m in IPV6.finditer(text) if len(IPV6_DIGITS.findall(m[0])) > 5]
         spans += [(*m.span(), "IP") for m in long if _is_address(m[0])]
-    if LONG_NUMBER.search(text):
+    if has_digits and LONG_NUMBER.search(text):
         spans += _number_spans(text)
-    if PHONE_HINT.search(text):
+    if has_digits and PHONE_HINT.search(text):
         spans += [(*m.span(), "PHONE") for m in PHONE.finditer(text)]
     if any(hint in lower for hint in HANDLE_HINTS):
         spans += [(*m.span(1), "ID") for m in PASSPORT.finditer(text)]
@@ -1069,22 +1284,50 @@ def planted_personal(
         out.append((frame.format(item), [(start, start + len(item), kind)], form))
     return out
 
+# %% ../../nbs/01_data/02_clean.ipynb #79bf4636
+PAGE = re.compile(r"<html[\s>]|<!doctype html|<body[\s>]", re.I)
+
 # %% ../../nbs/01_data/02_clean.ipynb #89f22704
+def settled(
+    text: str,  # one document
+    kind: str,  # kind of the corpus row
+    path: str,  # file name
+    n_rounds: int = 10,  # most rounds, at least 1
+) -> tuple[str | None, Counter]:  # text that stays as it is; masked items by kind
+    "Repair, unwrap, boilerplate and masks again and again until nothing changes; None if it never ends."
+    masked: Counter = Counter()
+    for _ in range(n_rounds):
+        page = path.endswith((".html", ".htm")) and PAGE.search(text)
+        new = repair(extract_main(text) if page else text)
+        new, found = mask_personal(drop_boilerplate(unwrap(new, kind, path)))
+        masked += found
+        if new == text:
+            return text, masked
+        text = new
+    return None, masked
+
+# %% ../../nbs/01_data/02_clean.ipynb #d4926fce
+def judge_document(
+    document: dict,  # a row of the raw corpus
+    rules: dict[str, Callable[[str, str], bool]],  # from `rules_of_quality`
+    keep_other: bool = False,  # keep languages other than English and Chinese
+) -> tuple[dict, list[str], Counter]:  # cleaned row; every rule that would drop it; masked items
+    "One document through all layers, judged by all rules, not only by the first."
+    text, masked = settled(document["text"], document["kind"], document["path"])
+    if text is None or not text.strip():
+        reason = "unsettled" if text is None else "empty"
+        return {**document, "text": "", "lang": "other"}, [reason], masked
+    lang = identify_language(text)
+    reasons = ["language"] if lang == "other" and not keep_other else []
+    reasons += [name for name, rule in rules.items() if rule(text, lang)]
+    return {**document, "text": text, "lang": lang}, reasons, masked
+
+
 def clean_document(
     document: dict,  # a row of the raw corpus
     rules: dict[str, Callable[[str, str], bool]],  # from `rules_of_quality`
     keep_other: bool = False,  # keep languages other than English and Chinese
 ) -> tuple[dict | None, str, Counter]:  # cleaned row or None; why it went; masked items by kind
-    "One document through the whole chain: repair, unwrap, boilerplate, language, quality, masks."
-    text = unwrap(repair(document["text"]), document["kind"], document["path"])
-    text = drop_boilerplate(text)
-    if not text.strip():
-        return None, "empty", Counter()
-    lang = identify_language(text)
-    if lang == "other" and not keep_other:
-        return None, "language", Counter()
-    for name, rule in rules.items():
-        if rule(text, lang):
-            return None, name, Counter()
-    text, masked = mask_personal(text)
-    return {**document, "text": text, "lang": lang}, "", masked
+    "The cleaned row, or the first reason against it."
+    row, reasons, masked = judge_document(document, rules, keep_other)
+    return (None, reasons[0], Counter()) if reasons else (row, "", masked)
