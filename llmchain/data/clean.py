@@ -817,7 +817,7 @@ def rules_of_quality(
     max_repeated_lines: float = 0.4,  # see `repeated_line_share`
     max_toxic_share: float = 0.02,  # see `toxic_share`
     quality: Callable[[str], float] | None = None,  # a `QualityModel`; None leaves its rule out
-    min_quality: float = 0.02,  # probability under which the model's verdict counts
+    min_quality: float = 0.002,  # probability under which the model's verdict counts
 ) -> dict[str, Callable[[str, str], bool]]:  # rules by name, True: out
     "The rules in the order in which they are asked; the first that says yes is the reason."
     rules: dict[str, Callable[[str, str], bool]] = {
@@ -826,12 +826,12 @@ def rules_of_quality(
         "symbols": lambda text, lang: symbol_share(text) > max_symbol_share,
         "few words": lambda text, lang: lang != "zh" and few_words(text),
         "repeated lines": lambda text, lang: repeated_line_share(text) > max_repeated_lines,
-        "repeated phrases": lambda text, lang: repeated_phrase_share(text) > 0.5,
+        "repeated phrases": lambda text, lang: lang != "zh" and repeated_phrase_share(text) > 0.5,
         "bullets": lambda text, lang: line_share(text, BULLET, 5) > 0.9,
         "ellipses": lambda text, lang: line_share(text, ELLIPSIS, 4) > 0.3,
         "no stop words": lambda text, lang: lang == "en" and without_stop_words(text),
         "capitals": lambda text, lang: in_capitals(text),
-        "braces": lambda text, lang: brace_share(text) > 0.5,
+        "braces": lambda text, lang: lang != "zh" and brace_share(text) > 0.5,
         "placeholder": lambda text, lang: placeholder(text),
         "toxic words": lambda text, lang: toxic_share(text) > max_toxic_share,
     }
