@@ -4,22 +4,40 @@
 
 # %% auto #0
 __all__ = ['NEWLINES', 'INVISIBLE', 'BLANKS', 'BLOCK', 'INLINE', 'PAIR', 'NOT_HTML', 'BREAK', 'COMMENT', 'RST', 'FIELD',
-           'RETURNS', 'UNDERLINE', 'DOCTEST', 'LITERAL', 'MARKDOWN', 'BOILERPLATE', 'TRAILING', 'GAPS', 'STOP_LISTS',
-           'LANGUAGES_OF', 'LETTERS', 'BASIC_LATIN', 'SYMBOL', 'EMAIL', 'IPV4', 'IPV6', 'IPV6_DIGITS', 'VERSION',
-           'PHONE', 'KEY', 'KEY_MARKS', 'PHONE_HINT', 'DECOYS', 'repair', 'strip_html', 'strip_rst', 'strip_markdown',
-           'unwrap', 'drop_boilerplate', 'identify_language', 'too_short', 'odd_word_length', 'symbol_share',
-           'repeated_line_share', 'few_words', 'placeholder', 'rules_of_quality', 'personal_spans', 'mask_personal',
-           'planted_personal', 'personal_item', 'clean_document']
+           'RETURNS', 'UNDERLINE', 'DOCTEST', 'LITERAL', 'MARKDOWN', 'UNREAD', 'PHRASES', 'NEWLINE_TAGS',
+           'SUSPECT_TAGS', 'TRUSTED_TAGS', 'TEXT_TAGS', 'HIDDEN', 'HIDDEN_ROLES', 'FOREIGN', 'ASIDE', 'CONTENT',
+           'CLOSING_LINE', 'CHARSET', 'WORD', 'LAYOUTS', 'AROUND', 'LINE_RULES', 'BOILERPLATE', 'TRAILING', 'GAPS',
+           'STOP_LISTS', 'LANGUAGES_OF', 'LETTERS', 'BASIC_LATIN', 'SYMBOL', 'BULLET', 'ELLIPSIS', 'CLOSED_CLASS',
+           'INSULTS_EN', 'INSULTS_ZH', 'INITIALS', 'INSULT', 'STOP_WORDS', 'FEATURES', 'DAMAGES', 'EMAIL',
+           'EMAIL_IN_WORDS', 'IN_ADDRESS', 'IPV4', 'IPV6', 'IPV6_DIGITS', 'VERSION', 'PHONE', 'PHONE_HINT', 'CARD',
+           'ISSUER', 'CHINESE_ID', 'AMERICAN_ID', 'IBAN', 'DIGIT', 'SEPARATOR', 'LONG_NUMBER', 'KEY', 'KEY_MARKS',
+           'URL_SECRET', 'NAMED_SECRET', 'SECRET_HINTS', 'PLACEHOLDER', 'PASSPORT', 'HANDLE', 'WIDE', 'WIDE_MARK',
+           'KINDS', 'HANDLE_HINTS', 'LOWER', 'DIGITS', 'MIXED', 'FORMS', 'HARD_FORMS', 'FRAMES', 'DECOYS', 'PAGE',
+           'repair', 'strip_html', 'strip_rst', 'strip_markdown', 'suspicion', 'decode_page', 'extract_main',
+           'ngram_f1', 'part_of', 'page_around', 'unwrap', 'drop_boilerplate', 'identify_language', 'too_short',
+           'odd_word_length', 'symbol_share', 'repeated_line_share', 'few_words', 'placeholder',
+           'repeated_phrase_share', 'line_share', 'without_stop_words', 'in_capitals', 'brace_share', 'toxic_share',
+           'quality_features', 'QualityModel', 'fit_quality', 'damaged', 'rules_of_quality', 'luhn_valid', 'iban_valid',
+           'chinese_id_valid', 'personal_spans', 'mask_personal', 'draw', 'completed', 'decoy', 'planted_personal',
+           'settled', 'judge_document', 'clean_document']
 
 # %% ../../nbs/01_data/02_clean.ipynb #cc39bec4
+import codecs
+import hashlib
+import html
 import ipaddress
+import math
+import operator
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import ftfy
+import lxml.html
 import numpy as np
+from lxml import etree
 from selectolax.lexbor import LexborHTMLParser
 
 from .corpus import HAN, KANA_HANGUL
@@ -166,6 +184,274 @@ def strip_markdown(
         text = pattern.sub(new, text)
     return text
 
+# %% ../../nbs/01_data/02_clean.ipynb #c894272e
+UNREAD = tuple(
+    "script style noscript iframe svg button select input textarea template object embed canvas "
+    "video audio map menu dialog".split()
+)  # never text of the page
+PHRASES = tuple(
+    "b strong i em u font big small sub sup mark abbr cite q code tt kbd var samp s strike del ins "
+    "time wbr acronym bdo bdi".split()
+)  # marks inside a sentence: only their text matters
+NEWLINE_TAGS = frozenset(BLOCK.replace("h[1-6]", "h1|h2|h3|h4|h5|h6").split("|"))
+SUSPECT_TAGS = frozenset("nav footer aside form header label fieldset figure figcaption".split())
+TRUSTED_TAGS = frozenset("a span h1 h2 h3 body html".split())
+TEXT_TAGS = frozenset("div section article td span center body main li".split())
+HIDDEN = re.compile(r"display\s*:\s*none")
+HIDDEN_ROLES = ("navigation", "complementary", "contentinfo", "search", "dialog")
+
+# %% ../../nbs/01_data/02_clean.ipynb #6ed062d8
+FOREIGN = re.compile(
+    "comment|disqus|cookie|consent|gdpr|modal|popup|related|recommend|outbrain|taboola|"
+    "newsletter|subscri",
+    re.I,
+)  # anywhere in a name: text, but of somebody else
+ASIDE = re.compile(
+    r"(?:^|[\s_-])(?:share\w*|sharing|sharedaddy|social\w*|sidebar\w*|promo\w*|sponsor\w*|"
+    r"advert\w*|ads?|adbox|banner|breadcrumbs?|footer|foot|navigation|navbar|nav|menu\w*|trending|"
+    r"popular|most-read|widget\w*|byline\w*|author\w*|bio|tags|tag[-_](?:cloud|links?|list)|taglist|"
+    r"meta|metadata|pagination|pager|toolbar|login|signup|signin|caption|wp-caption-text|credits?|"
+    r"hidden|print-only|more-\w+|read-?more|rating\w*|teaser\w*|skip\w*|copyright|disclaimer|"
+    r"follow\w*)(?=$|[\s_-])",
+    re.I,
+)  # a whole part of a name
+CONTENT = re.compile(
+    r"(?:^|[\s_-])(?:article\w*|entry|post|story\w*|body|content|main)(?=$|[\s_-])", re.I
+)
+CLOSING_LINE = re.compile(
+    r"(?:follow (?:us|him|her|me|them)\b|subscribe|sign up|get the latest|read (?:more|next|also)|"
+    r"related\b|share this|advertisement|click here|copyright|©|all rights reserved|text size|"
+    r"photo(?:graph)?s?(?: by)?:|(?:like|find) us on|(?:write|email) to |have a tip|contact .*@|\W+$)",
+    re.I,
+)
+
+# %% ../../nbs/01_data/02_clean.ipynb #9ed428b6
+def suspicion(
+    element: etree._Element,  # one element of a page
+) -> float:  # share of the page's paragraphs from which on the element is spared: 0, 0.4 or 0.8
+    "How strongly an element's name says that it is not the page's own text."
+    if element.tag in SUSPECT_TAGS:
+        return 0.4
+    given = element.attrib
+    if not given or element.tag in TRUSTED_TAGS:
+        return 0.0
+    name = f"{given.get('class', '')} {given.get('id', '')}"
+    if FOREIGN.search(name):
+        return 0.8
+    if element.tag not in ("article", "main") and ASIDE.search(name):
+        return 0.4
+    style = given.get("style", "")
+    hidden = "hidden" in given or given.get("aria-hidden") == "true" or HIDDEN.search(style)
+    return 0.4 if hidden or given.get("role") in HIDDEN_ROLES else 0.0
+
+# %% ../../nbs/01_data/02_clean.ipynb #1a303cc2
+@dataclass
+class _Page:
+    measured: dict = field(default_factory=dict)  # element -> characters, in links, in paragraphs
+    kept: dict = field(default_factory=dict)  # the same without what was dropped
+    score: dict = field(default_factory=dict)  # element -> evidence that it holds the text
+    n_paragraph: int = 0  # characters in paragraphs of the whole page
+
+# %% ../../nbs/01_data/02_clean.ipynb #733d25fc
+def _length(text: str | None) -> int:
+    return len(text.strip()) if text else 0
+
+
+def _measure(
+    page: _Page, element: etree._Element, linked: bool, depth: int
+) -> tuple[int, int, int]:
+    if depth > 200:  # no page of the web is that deep; a hostile one is
+        return 0, 0, 0
+    linked = linked or element.tag == "a"
+    n = own = _length(element.text)
+    n_link, paragraphs = n if linked else 0, 0
+    for child in element:
+        a, b, c = _measure(page, child, linked, depth + 1)
+        tail = _length(child.tail)
+        n, own, paragraphs = n + a + tail, own + tail, paragraphs + c
+        n_link += b + (tail if linked else 0)
+    if element.tag in ("p", "pre"):
+        paragraphs = n if n >= 25 and n_link < 0.5 * n else 0
+    elif own >= 80 and n_link < 0.5 * n:
+        paragraphs += own
+    page.measured[element] = (n, n_link, paragraphs)
+    return n, n_link, paragraphs
+
+# %% ../../nbs/01_data/02_clean.ipynb #c85b1090
+def _weigh(page: _Page, element: etree._Element) -> tuple[int, int, int]:
+    n, _, paragraphs = page.measured.get(element, (0, 0, 0))
+    spared_from = suspicion(element)
+    if n == 0 or (spared_from and paragraphs <= spared_from * page.n_paragraph):
+        page.measured.pop(element, None)
+        return 0, 0, 0
+    if element.tag == "a":
+        return n, n, 0
+    n = own = _length(element.text)
+    n_link = paragraphs = 0
+    for child in element:
+        a, b, c = _weigh(page, child)
+        tail = _length(child.tail)
+        n, n_link, own, paragraphs = n + a + tail, n_link + b, own + tail, paragraphs + c
+    points = 0.0
+    if n_link < 0.5 * n and element.tag in ("p", "pre", "blockquote"):
+        if n >= 25:
+            paragraphs, points = n, min(n / 100, 5) + 0.5
+    elif n_link < 0.5 * n and own >= 80 and element.tag in TEXT_TAGS:
+        paragraphs, points = paragraphs + own, min(own / 100, 20)
+        page.score[element] = page.score.get(element, 0) + points
+        points /= 2  # its text is its own: what its parent gets is a grandparent's share
+    if points:
+        for parent, share in zip(element.iterancestors(), (1, 0.5), strict=False):
+            page.score[parent] = page.score.get(parent, 0) + points * share
+    page.kept[element] = (n, n_link, paragraphs)
+    return n, n_link, paragraphs
+
+# %% ../../nbs/01_data/02_clean.ipynb #26e80f72
+def _value(page: _Page, element: etree._Element) -> float:
+    n, n_link, _ = page.kept[element]
+    value = page.score[element] * (1 - n_link / max(1, n))
+    if element.tag in ("ul", "ol", "li"):
+        return 0.5 * value
+    name = f"{element.get('class', '')} {element.get('id', '')}"
+    named = element.tag in ("article", "main") or element.get("itemprop") == "articleBody"
+    return 1.5 * value if named or CONTENT.search(name) else value
+
+
+def _core(page: _Page) -> etree._Element | None:
+    candidates = [e for e in page.score if e in page.kept]
+    if not candidates:
+        return None
+    core = max(candidates, key=lambda e: _value(page, e))  # the first of equals
+    n, _, paragraphs = page.kept[core]
+    for above in core.iterancestors():
+        if above.tag == "body" or above not in page.kept or core.tag in ("article", "main", "body"):
+            break
+        n_above, _, more = page.kept[above]
+        gain = more - paragraphs
+        if gain >= 0.1 * paragraphs and gain >= 0.7 * (n_above - n):
+            core, n, paragraphs = above, n_above, more
+    return core
+
+# %% ../../nbs/01_data/02_clean.ipynb #fa545370
+def _write(page: _Page, element: etree._Element, out: list[str], top: bool = False) -> None:
+    if element.tag == "br":
+        out.append("\n")
+    elif element.tag == "a":
+        out += element.itertext() if element in page.measured else ()
+    elif element in page.kept:
+        n, n_link, _ = page.kept[element]
+        block = element.tag in NEWLINE_TAGS
+        lists = element.tag in ("ul", "ol", "dl", "div", "section", "table")
+        if not top and (
+            (lists and n_link > 0.5 * n) or (element.tag == "p" and n < 100 and n_link > 0.8 * n)
+        ):
+            return
+        out.append("\n" if block else "")
+        out.append(element.text or "")
+        for child in element:
+            _write(page, child, out)
+            out.append(child.tail or "")
+        out.append("\n" if block else "")
+
+# %% ../../nbs/01_data/02_clean.ipynb #b66fedba
+CHARSET = re.compile(rb"""charset=["']?\s*([\w-]+)""")
+
+
+def decode_page(
+    content: bytes,  # a page as it was sent
+) -> str:  # its text; UTF-8 if it is valid, else what the page states, else Windows-1252
+    "The text of a page. Never fails: what cannot be read becomes U+FFFD."
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        stated = CHARSET.search(content[:4096])
+        try:
+            return content.decode(stated[1].decode() if stated else "cp1252", "replace")
+        except LookupError:  # a character set that does not exist
+            return content.decode("cp1252", "replace")
+
+# %% ../../nbs/01_data/02_clean.ipynb #2c972118
+def extract_main(
+    content: bytes | str,  # a page of HTML, as bytes or decoded
+) -> str:  # its main text, one block a line; empty if there is none
+    "Main text by length, links and names (after Kohlschütter et al. 2010 and Readability)."
+    text = content if isinstance(content, str) else decode_page(content)
+    parser = etree.HTMLParser(remove_comments=True, remove_pis=True, encoding="utf-8")
+    tree = etree.HTML(text.encode("utf-8", "replace"), parser) if text.strip() else None
+    if tree is None:  # nothing in it
+        return ""
+    etree.strip_elements(tree, *UNREAD, with_tail=False)
+    etree.strip_tags(tree, *PHRASES)
+    body, page, out = tree.find("body"), _Page(), []
+    body = tree if body is None else body
+    page.n_paragraph = _measure(page, body, False, 0)[2]
+    _weigh(page, body)
+    core = _core(page)
+    if core is not None:
+        _write(page, core, out, top=True)
+    lines = (" ".join(line.split()) for line in "".join(out).split("\n"))
+    return "\n".join(x for x in lines if x and not (len(x) < 200 and CLOSING_LINE.match(x)))
+
+# %% ../../nbs/01_data/02_clean.ipynb #957f705a
+WORD = re.compile(r"\w+")
+
+
+def ngram_f1(
+    found: str,  # text that was extracted
+    gold: str,  # text that is right
+    n: int = 4,  # words in a run, at least 1
+) -> tuple[float, float, float]:  # F1, precision, recall; 0 to 1
+    "Overlap of the runs of `n` words, counted with repetitions (Scrapinghub 2020)."
+    runs = []
+    for text in (found, gold):
+        words = WORD.findall(text)
+        runs.append(Counter(tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))))
+    common = (runs[0] & runs[1]).total() if WORD.search(found) and WORD.search(gold) else 0
+    if not common:
+        return 0.0, 0.0, 0.0
+    precision, recall = common / runs[0].total(), common / runs[1].total()
+    return 2 * precision * recall / (precision + recall), precision, recall
+
+# %% ../../nbs/01_data/02_clean.ipynb #c6506987
+def part_of(
+    page_id: str,  # what names a page
+) -> str:  # "develop" or "test"
+    "The half of the pages to which a page belongs, by SHA-256 of its id: nobody can choose."
+    return "test" if hashlib.sha256(page_id.encode()).digest()[-1] % 2 else "develop"
+
+# %% ../../nbs/01_data/02_clean.ipynb #feb173df
+LAYOUTS = {
+    "semantic": "<main><article><h1>{title}</h1>{paragraphs}</article></main>",
+    "blog": '<div id="content"><div class="post entry-content">{paragraphs}</div></div>',
+    "breaks": '<div class="col-8"><div class="text">{breaks}</div></div>',
+    "table": "<table><tr><td width=160>{menu}</td><td><font size=2>{breaks}</font></td></tr></table>",
+    "no names": "<div><div><div>{paragraphs}</div></div></div>",
+}
+AROUND = """<html><head><title>{title}</title><style>p {{ margin: 0 }}</style></head><body>
+<div class="cookie-banner"><p>We use cookies to improve your experience while you read these pages.</p></div>
+<nav>{menu}</nav>{main}<div class="sidebar">{teasers}</div>
+<div id="comments"><p>{comment}</p></div><script>var x = "<p>{title}</p>";</script>
+<footer><p>Copyright 2020 by the makers of this page. All rights reserved.</p></footer></body></html>"""
+
+# %% ../../nbs/01_data/02_clean.ipynb #4b52be95
+def page_around(
+    paragraphs: list[str],  # the main text, at least one paragraph
+    others: list[str],  # sentences of other texts, at least 8, for teasers and a comment
+    layout: str,  # a name in LAYOUTS
+) -> str:  # a page of HTML
+    "A page whose main text is known, with the usual things around it."
+    texts = [html.escape(p) for p in paragraphs]
+    links = [f"<a href='/{i}'>{html.escape(other[:40])}</a>" for i, other in enumerate(others)]
+    parts = {
+        "title": html.escape(paragraphs[0][:40]),
+        "paragraphs": "".join(f"<p>{t}</p>" for t in texts),
+        "breaks": "<br><br>".join(texts),
+        "menu": "<ul>" + "".join(f"<li>{link}</li>" for link in links[:6]) + "</ul>",
+        "teasers": "".join(f"<h4>{link}</h4>" for link in links[6:]),
+        "comment": html.escape(others[-1]),
+    }
+    return AROUND.format(**parts, main=LAYOUTS[layout].format(**parts))
+
 # %% ../../nbs/01_data/02_clean.ipynb #282f7f38
 def unwrap(
     text: str,  # one repaired document
@@ -184,19 +470,22 @@ def unwrap(
     return text
 
 # %% ../../nbs/01_data/02_clean.ipynb #c19d042d
+LINE_RULES = {
+    "coding": r"#?[ \t]*-\*-.*-\*-|[#*/ \t]*SPDX-[\w-]+:.*",
+    "copyright": r"(?:\(c\)|©|Copyright\b(?=.*\d{4}))[^\n]*|All rights reserved\.?|版权所有[^\n]{0,40}|保留所有权利。?",
+    "address": r"(?:https?|ftp)://\S+",
+    "navigation": r"(?:Table of )?Contents:?|\[?(?:back|return) to (?:the )?top\]?|(?:Skip to content|"
+    r"Edit on GitHub|Read more|Download files?|Star history)\.?|(?:上一篇|下一篇|返回顶部|阅读全文|目录)[:：]?",
+    "notice": r"(?:this (?:site|website|page)|we|our (?:site|website)) uses? cookies[^\n]*|(?:please )?enable "
+    r"javascript[^\n]*|(?:privacy|cookie) policy\.?|terms of (?:use|service)\.?",
+    "counter": r"\d[\d,.]*[KkMm]? (?:likes?|shares?|comments?|views?|followers?)",
+    "field": r":(?:copyright|license|licence|author|authors):.*",
+    "drawing": r"[\W_]{4,}",  # rules, boxes and other drawings
+}
 BOILERPLATE = re.compile(
     r"^[ \t]*(?:"
-    r"#?[ \t]*-\*-.*-\*-|"  # coding lines
-    r"[#*/ \t]*SPDX-[\w-]+:.*|"
-    r"(?:\(c\)|©|Copyright\b(?=.*\d{4}))[^\n]*|"
-    r"All rights reserved\.?|"
-    r"(?:https?|ftp)://\S+|"
-    r"(?:Table of )?Contents:?|"
-    r"\[?(?:back|return) to (?:the )?top\]?|"
-    r"(?:Skip to content|Edit on GitHub|Read more|Download files?|Star history)\.?|"
-    r":(?:copyright|license|licence|author|authors):.*|"
-    r"[\W_]{4,}"  # rules, boxes and other drawings
-    r")[ \t]*$\n?",
+    + "|".join(f"(?P<{name}>{rule})" for name, rule in LINE_RULES.items())
+    + r")[ \t]*$\n?",
     re.M | re.I,
 )
 TRAILING = re.compile(r"[ \t]+$", re.M)
@@ -206,7 +495,7 @@ GAPS = re.compile(r"\n{3,}")
 def drop_boilerplate(
     text: str,  # one document without markup
 ) -> str:  # without lines that say nothing of their own; at most one empty line in a row
-    "Lines known to repeat everywhere: copyright, bare addresses, navigation, drawings."
+    "Lines known to repeat everywhere: copyright, bare addresses, navigation, notices, drawings."
     return GAPS.sub("\n\n", TRAILING.sub("", BOILERPLATE.sub("", text))).strip("\n")
 
 # %% ../../nbs/01_data/02_clean.ipynb #d89742ec
@@ -332,62 +621,333 @@ def placeholder(
     "Lorem ipsum (C4; Raffel et al. 2020, sec. 2.2)."
     return "lorem ipsum" in text.lower()
 
+# %% ../../nbs/01_data/02_clean.ipynb #b7242481
+def repeated_phrase_share(
+    text: str,  # one document
+    n: int = 5,  # words in a phrase, at least 1
+) -> float:  # 0 to 1; 0 for a text of under 50 words
+    "Words inside phrases of `n` words that occurred before (Gopher, A1.2)."
+    words = LETTERS.findall(text.lower())
+    if len(words) < 50:
+        return 0.0
+    seen: set[tuple[str, ...]] = set()
+    covered = 0  # words up to here are inside a repeated phrase
+    n_repeated = 0
+    for i in range(len(words) - n + 1):
+        phrase = tuple(words[i : i + n])
+        if phrase in seen:
+            n_repeated += i + n - max(covered, i)
+            covered = i + n
+        seen.add(phrase)
+    return n_repeated / len(words)
+
+# %% ../../nbs/01_data/02_clean.ipynb #a1fa79d9
+BULLET = re.compile(r"^[ \t]*(?:[-*+•·‣●○]|\d{1,3}[.)])[ \t]", re.M)
+ELLIPSIS = re.compile(r"(?:\.\.\.|…)[ \t]*$", re.M)
+CLOSED_CLASS = frozenset("the be to of and that have with".split())  # Gopher's eight
+
+
+def line_share(
+    text: str,  # one document
+    pattern: re.Pattern[str],  # what a line must hold
+    least: int,  # fewest lines of a text that is judged, at least 1
+) -> float:  # 0 to 1; 0 for a text of fewer lines
+    "Lines, of those not blank, in which a pattern is found: bullets, ellipses (Gopher, A1.1)."
+    lines = [line for line in text.split("\n") if line.strip()]
+    return sum(map(bool, map(pattern.search, lines))) / len(lines) if len(lines) >= least else 0.0
+
+
+def without_stop_words(
+    text: str,  # one document in English
+) -> bool:  # True if it should go
+    "Fewer than two of eight stop words in 50 words or more (Gopher, A1.1)."
+    words = text.lower().split()
+    return len(words) >= 50 and len(CLOSED_CLASS.intersection(words)) < 2
+
+# %% ../../nbs/01_data/02_clean.ipynb #63e2c8eb
+def in_capitals(
+    text: str,  # one document
+) -> bool:  # True if it should go
+    "More than 60 % of at least 50 basic Latin letters are capitals."
+    letters = "".join(BASIC_LATIN.findall(text))
+    return len(letters) >= 50 and sum(map(str.isupper, letters)) > 0.6 * len(letters)
+
+
+def brace_share(
+    text: str,  # one document
+) -> float:  # 0 or more
+    "Curly brackets for each word (C4 drops a page with a single one; Raffel et al. 2020)."
+    return (text.count("{") + text.count("}")) / max(1, len(text.split()))
+
+# %% ../../nbs/01_data/02_clean.ipynb #abcab18e
+INSULTS_EN = codecs.decode(
+    "shpx|fuvg|ohyyfuvg|ovgpu|nffubyr|onfgneq|phag|qvpxurnq|juber|fyhg|ergneq|snttbg|snt|avttre|avttn|ubr|"
+    "chffl|zbeba|vqvbg|vzorpvyr|fghcvq|qhzo|qhzonff|fphz|ybfre|gjng|jnaxre|qbhpur|wnpxnff|irezva|svygu|"
+    "xvyy lbhefrys|fuhg hc|tb gb uryy|cvrpr bs genfu|fperj lbh|trg ybfg|fuhg lbhe zbhgu",
+    "rot13",
+)
+INSULTS_ZH = (
+    "傻逼|傻叉|白痴|蠢货|贱人|滚蛋|去死|废物|脑残|垃圾|人渣|畜生|狗东西|王八蛋|混蛋|智障|闭嘴|恶心"
+)
+INITIALS = "".join(sorted({word[0] for word in INSULTS_EN.split("|")}))  # a cheap first look
+INSULT = re.compile(rf"\b(?=[{INITIALS}])(?:{INSULTS_EN})(?:s|es|ed|ing|er|y)?\b|{INSULTS_ZH}")
+
+
+def toxic_share(
+    text: str,  # one document
+) -> float:  # 0 or more
+    "Insults for each word; two Chinese characters count as a word."
+    found = len(INSULT.findall(text.lower()))
+    return found / max(1.0, len(text.split()) + len(HAN.findall(text)) / 2) if found else 0.0
+
+# %% ../../nbs/01_data/02_clean.ipynb #f2f616a8
+STOP_WORDS = frozenset(STOP_LISTS["en"].split())
+FEATURES = (
+    "words (log)", "letters a word", "stop words", "pairs of stop words", "symbols", "digits", "capitals",
+    "closed lines", "words a line (log)", "different words", "repeated lines", "commas a word", "long words",
+)  # fmt: skip
+
+
+def quality_features(
+    text: str,  # one English document, at least one word
+) -> np.ndarray:  # (13,) float64, in the order of FEATURES
+    "A dozen numbers of a text."
+    words = [w.lower() for w in LETTERS.findall(text)] or [""]
+    lines = [line for line in text.split("\n") if line.strip()] or [""]
+    n, dense = len(words), "".join(text.split()) or " "
+    stops = [w in STOP_WORDS for w in words]
+    head = words[:100]
+    return np.array(
+        [
+            math.log(n), sum(map(len, words)) / n, sum(stops) / n,
+            sum(map(operator.and_, stops, stops[1:])) / n,
+            symbol_share(text), sum(map(str.isdigit, dense)) / len(dense),
+            sum(map(str.isupper, dense)) / len(dense),
+            sum(line.rstrip().endswith((".", "!", "?", ":", "。")) for line in lines) / len(lines),
+            math.log(n / len(lines) + 0.1), len(set(head)) / len(head),
+            repeated_line_share(text), text.count(",") / n, sum(len(w) > 10 for w in words) / n,
+        ]
+    )  # fmt: skip
+
+# %% ../../nbs/01_data/02_clean.ipynb #7e1ca417
+@dataclass(frozen=True)
+class QualityModel:
+    "Logistic regression on distances of `quality_features` from those of sound texts."
+
+    mean: np.ndarray  # (F,) of sound texts
+    scale: np.ndarray  # (F,) their standard deviation
+    weights: np.ndarray  # (2 F + 1,): of z, of |z|, intercept
+
+    def distances(
+        self,
+        features: np.ndarray,  # (N, F) from `quality_features`
+    ) -> np.ndarray:  # (N, 2 F + 1), cut at 4; the last column is 1
+        "What the weights are for."
+        z = np.clip((features - self.mean) / self.scale, -4, 4)
+        return np.column_stack([z, abs(z), np.ones(len(z))])
+
+    def __call__(
+        self,
+        text: str,  # one English document
+    ) -> float:  # probability that it is sound, 0 to 1
+        "How much a text resembles sound ones."
+        z = float((self.distances(quality_features(text)[None]) @ self.weights)[0])
+        return 1 / (1 + math.exp(-max(-30.0, min(30.0, z))))
+
+# %% ../../nbs/01_data/02_clean.ipynb #966d61fd
+def fit_quality(
+    features: np.ndarray,  # (N, F) from `quality_features`
+    sound: np.ndarray,  # (N,) True for sound texts
+    strength: float = 1.0,  # C, the inverse of the penalty, over 0
+) -> QualityModel:  # the fitted model
+    "Newton's method (Hastie et al. 2009, sec. 4.4.1). ValueError if only one class is given."
+    if sound.all() or not sound.any():
+        raise ValueError(
+            f"fit_quality: both classes are needed, got {int(sound.sum())} sound of {len(sound)}"
+        )
+    mean, scale = features[sound].mean(0), features[sound].std(0)
+    n_weights = 2 * features.shape[1] + 1
+    model = QualityModel(mean, np.where(scale > 1e-9, scale, 1.0), np.zeros(n_weights))
+    x = model.distances(features)  # (N, 2 F + 1)
+    penalty = np.append(np.full(n_weights - 1, 1 / strength), 0.0)
+    weights = model.weights
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
+        slope = x.T @ (p - sound) + penalty * weights
+        curvature = (x.T * (p * (1 - p))) @ x + np.diag(penalty + 1e-9)
+        step = np.linalg.solve(curvature, slope)
+        weights = weights - step
+        if np.abs(step).max() < 1e-9:
+            break
+    return replace(model, weights=weights)
+
+# %% ../../nbs/01_data/02_clean.ipynb #3b03281f
+DAMAGES = ("shuffled", "menu", "keywords", "garbled", "repeated", "numbers", "cut")
+
+
+def damaged(
+    text: str,  # a sound text of at least ten words
+    how: str,  # one of DAMAGES
+    rng: np.random.Generator,  # draws
+) -> str:  # what a bad page might have made of it
+    "Bad text with a known cause."
+    words, lines = text.split(), [line for line in text.split("\n") if line.strip()]
+    if how == "shuffled":  # as many words a line, in a random order
+        order = iter(rng.permutation(len(words)))
+        return "\n".join(" ".join(words[next(order)] for _ in line.split()) for line in lines)
+    if how == "menu":
+        return " | ".join(" ".join(line.split()[:3]) for line in lines)
+    if how == "keywords":
+        return ", ".join(sorted({w.strip(".,;:()").lower() for w in words if len(w) > 4}))
+    if how == "garbled":
+        letters = np.array(list(text))
+        hit = (rng.random(len(letters)) < 0.15) & np.char.isalpha(letters)
+        letters[hit] = rng.choice(list("qxzjkvw1l0|"), int(hit.sum()))
+        return "".join(letters)
+    if how == "repeated":
+        return "\n".join([" ".join(words[:8])] * max(3, len(lines)))
+    if how == "numbers":
+        return " ".join(str(rng.integers(10000)) if rng.random() < 0.5 else w for w in words)
+    return "\n".join(line[: max(1, len(line) // 2)] + "..." for line in lines)
+
 # %% ../../nbs/01_data/02_clean.ipynb #d99d9c7d
 def rules_of_quality(
     min_words: int = 5,  # see `too_short`
     max_symbol_share: float = 0.25,  # see `symbol_share`
     max_repeated_lines: float = 0.4,  # see `repeated_line_share`
+    max_toxic_share: float = 0.02,  # see `toxic_share`
+    quality: Callable[[str], float] | None = None,  # a `QualityModel`; None leaves its rule out
+    min_quality: float = 0.002,  # probability under which the model's verdict counts
 ) -> dict[str, Callable[[str, str], bool]]:  # rules by name, True: out
     "The rules in the order in which they are asked; the first that says yes is the reason."
-    return {
+    rules: dict[str, Callable[[str, str], bool]] = {
         "too short": lambda text, lang: too_short(text, lang, min_words),
         "word length": odd_word_length,
         "symbols": lambda text, lang: symbol_share(text) > max_symbol_share,
         "few words": lambda text, lang: lang != "zh" and few_words(text),
         "repeated lines": lambda text, lang: repeated_line_share(text) > max_repeated_lines,
+        "repeated phrases": lambda text, lang: lang != "zh" and repeated_phrase_share(text) > 0.5,
+        "bullets": lambda text, lang: line_share(text, BULLET, 5) > 0.9,
+        "ellipses": lambda text, lang: line_share(text, ELLIPSIS, 4) > 0.3,
+        "no stop words": lambda text, lang: lang == "en" and without_stop_words(text),
+        "capitals": lambda text, lang: in_capitals(text),
+        "braces": lambda text, lang: lang != "zh" and brace_share(text) > 0.5,
         "placeholder": lambda text, lang: placeholder(text),
+        "toxic words": lambda text, lang: toxic_share(text) > max_toxic_share,
     }
+    if quality is not None:
+        rules["classifier"] = lambda text, lang: (
+            lang == "en" and len(text.split()) >= 30 and quality(text) < min_quality
+        )
+    return rules
 
 # %% ../../nbs/01_data/02_clean.ipynb #ff0627f8
+def luhn_valid(
+    digits: str,  # digits only
+) -> bool:  # True if the check digit is right
+    "Luhn's formula (ISO/IEC 7812-1, annex B)."
+    odd = sum(int(d) for d in digits[::-2])
+    even = sum(sum(divmod(2 * int(d), 10)) for d in digits[-2::-2])
+    return (odd + even) % 10 == 0
+
+
+def iban_valid(
+    account: str,  # capital letters and digits, without spaces
+) -> bool:  # True if the two check digits are right
+    "The remainder of ISO 13616 (ISO 7064, MOD 97-10)."
+    turned = account[4:] + account[:4]
+    return int("".join(str(int(c, 36)) for c in turned)) % 97 == 1
+
+
+def chinese_id_valid(
+    number: str,  # 17 digits and a digit or X
+) -> bool:  # True if the check character is right
+    "The check character of GB 11643 (ISO 7064, MOD 11-2)."
+    values = [10 if c in "xX" else int(c) for c in number]
+    return sum(value << i for i, value in enumerate(reversed(values))) % 11 == 1
+
+# %% ../../nbs/01_data/02_clean.ipynb #ae190711
 EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9][\w.+-]*(?:@|[ \t]?[(\[]at[)\]][ \t]?)"
-    r"(?:[A-Za-z0-9-]+(?:\.|[ \t]?[(\[]dot[)\]][ \t]?))+(?!py|png|jpg|svg|js|md)[A-Za-z]{2,24}(?![\w@-])"
+    r"(?:[A-Za-z0-9-]+(?:\.|[ \t]?[(\[]dot[)\]][ \t]?))+"
+    r"(?!(?:py|png|jpg|svg|js|md)\b)[A-Za-z]{2,24}(?![\w@-])",
+    re.A,
 )
-IPV4 = re.compile(r"(?<![\w.-])\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)")
-IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}(?![\w:]|\.\d)")
+EMAIL_IN_WORDS = re.compile(
+    r"(?<![\w.+-])(?!(?:look|is|are|was|be|hosted|found|available|us|me|it|lives?|stay|here|site|page|"
+    r"docs|them|located|published|online|down|up|and|or|the)\b)[A-Za-z][\w.+-]* at [A-Za-z0-9-]+"
+    r"(?: dot [A-Za-z0-9-]+)*? dot (?:com|org|net|edu|io|cn|de|fr|uk|gov|info)\b",
+    re.A | re.I,
+)
+IN_ADDRESS = re.compile(r"://[^\s/@]*$")  # `user:password@host` is no mail address
+IPV4 = re.compile(r"(?<![\w.-])\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)", re.A)
+IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}(?![\w:]|\.\d)", re.A)
 IPV6_DIGITS = re.compile("[0-9A-Fa-f]")  # `a::b` is valid, and C++
-VERSION = re.compile(r"(?:version|release|v|==|>=|<=|~=)[ \t]*$", re.I)
+VERSION = re.compile(r"(?:version|release|section|sec\.|§|v|==|>=|<=|~=|版本|第)[ \t]*$", re.I)
+
+# %% ../../nbs/01_data/02_clean.ipynb #e1e9acd6
 PHONE = re.compile(
     r"(?<![\w.+/-])(?:"
+    r"(?:(?:\+|00)86[ -]?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4}|"  # mobile, China
+    r"(?:(?:\+|00)86[ -]?)?0\d{2,3}-\d{7,8}|\(0\d{2,3}\) ?\d{7,8}|[48]00-\d{4}-\d{3}|"  # landline, China
     r"\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}|"
-    r"\(\d{3}\) ?\d{3}[ .-]\d{4}|"
-    r"\d{3}-\d{3}-\d{4}|"
-    r"1[3-9]\d[ -]?\d{4}[ -]?\d{4}|"
-    r"0\d{2,3}-\d{7,8}"
-    r")(?![\w/-]|\.\d)"
+    r"(?:1[ .-])?\(\d{3}\) ?\d{3}[ .-]\d{4}|"
+    r"(?:1[ -])?\d{3}-\d{3}-\d{4}"
+    r")(?:(?: ?(?:ext\.?|x) ?|转)\d{1,5})?(?![\w/-]|\.\d)",
+    re.A,
 )
+PHONE_HINT = re.compile(
+    r"\d{3}[ .-]?\d{4}|\+\d|\d{4}-\d{3}", re.A
+)  # cheap: most documents hold none
+CARD = re.compile(r"(?<![\w.+])\d(?:[ -]?\d){12,18}(?![\w]|\.\d)", re.A)
+ISSUER = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|"
+    r"3[47]\d{13}|(?:6011|64[4-9]\d|65\d\d)\d{12}|62\d{14,17}|35(?:2[89]|[3-8]\d)\d{12}"
+)
+CHINESE_ID = re.compile(
+    r"(?<!\w)[1-8]\d{5} ?(?:18|19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]) ?\d{3}[\dXx](?!\w)",
+    re.A,
+)
+AMERICAN_ID = re.compile(r"(?<![\w-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w-])", re.A)
+IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d\d(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)", re.A)
+DIGIT = re.compile(r"\d", re.A)
+SEPARATOR = re.compile("[ -]")
+LONG_NUMBER = re.compile(r"\d(?:[ -]?\d){7}|\d{3}-\d\d-\d{4}", re.A)  # cheap: without, no number
+
+# %% ../../nbs/01_data/02_clean.ipynb #41fea0a5
 KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)|"
-    r"\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bsk-[A-Za-z0-9_-]{20,}|"
-    r"\bhf_[A-Za-z0-9]{30,}\b|\bAIza[0-9A-Za-z_-]{35}|\bxox[abprs]-[0-9A-Za-z-]{10,}|"
-    r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"
+    r"(?<!\w)(?:AKIA|ASIA)[0-9A-Z]{16}(?!\w)|(?<!\w)gh[pousr]_[A-Za-z0-9]{36,}|"
+    r"(?<!\w)github_pat_\w{40,}|(?<!\w)glpat-[\w-]{20,}|(?<!\w)npm_[A-Za-z0-9]{36,}|"
+    r"(?<!\w)[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|(?<!\w)sk-[A-Za-z0-9_-]{20,}|"
+    r"(?<!\w)hf_[A-Za-z0-9]{30,}|(?<!\w)AIza[0-9A-Za-z_-]{35}|(?<!\w)xox[abprs]-[0-9A-Za-z-]{10,}|"
+    r"(?<!\w)eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",
+    re.A,
 )
-
-KEY_MARKS = (
-    "PRIVATE KEY",
-    "AKIA",
-    "ghp_",
-    "gho_",
-    "ghu_",
-    "ghs_",
-    "ghr_",
-    "sk-",
-    "hf_",
-    "AIza",
-    "xox",
-    "eyJ",
+KEY_MARKS = tuple(
+    "PRIVATE KEY|AKIA|ASIA|ghp_|gho_|ghu_|ghs_|ghr_|github_pat_|glpat-|npm_|k_live_|k_test_|sk-|hf_|"
+    "AIza|xox|eyJ".split("|")
 )
-PHONE_HINT = re.compile(r"\d{3}[ .-]?\d{4}|\+\d")  # cheap: most documents hold nothing like it
+URL_SECRET = re.compile(r"://[^\s:/@]*:([^\s:/@\[\]]{4,})@[\w\[]", re.A)
+NAMED_SECRET = re.compile(
+    r"(?:passw(?:or)?d|passwd|pwd|secret|api[_-]?key|access[_-]?token|auth[_-]?token|密码|口令|密钥)"
+    r"""["']?\s*(?:[:=：]|是|为)\s*["']?([^\s"',;，。；<>()\[\]{}$%]{8,})""",
+    re.A | re.I,
+)
+SECRET_HINTS = ("passw", "pwd", "secret", "key", "token", "密码", "口令", "密钥")
+PLACEHOLDER = re.compile(
+    r"your|example|xxx|\*\*\*|\.\.\.|changeme|placeholder|secret|passw|token|_", re.I
+)
+PASSPORT = re.compile(
+    r"(?:passport|护照)(?:\s*(?:no\.?|number|号码?|编号))?\s*[:：#是为]?\s*([A-Z]{1,2}\d{7,8}|\d{9})(?!\w)",
+    re.A | re.I,
+)
+HANDLE = re.compile(
+    r"(?:微信号?|wechat(?: id)?|QQ号?)\s*[:：]\s*([A-Za-z][\w-]{5,19}|\d{5,11})(?![\w-])",
+    re.A | re.I,
+)
+WIDE = {ord(c) + 0xFEE0: ord(c) for c in "+-@0123456789"}  # not ： and ．, which separate
+WIDE_MARK = re.compile("[＋－＠０-９]")
 
 # %% ../../nbs/01_data/02_clean.ipynb #10842419
 def _is_address(text: str) -> bool:
@@ -396,42 +956,124 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
 
-# %% ../../nbs/01_data/02_clean.ipynb #03b749a1
-def personal_spans(
-    text: str,  # one document
-) -> list[tuple[int, int, str]]:  # start, end, kind: KEY, EMAIL, IP, PHONE; sorted, none overlap
-    "Where keys, mail addresses, public IP addresses and telephone numbers stand."
+# %% ../../nbs/01_data/02_clean.ipynb #29bed8ad
+def _is_card(shape: str) -> bool:
+    digits = shape.replace(" ", "").replace("-", "")
+    return (
+        len(digits) >= 13
+        and len(set(digits)) > 1
+        and bool(ISSUER.fullmatch(digits))
+        and luhn_valid(digits)
+    )
+
+
+def _is_chinese_id(shape: str) -> bool:
+    number = shape.replace(" ", "")
+    return len(number) == 18 and chinese_id_valid(number)
+
+
+def _is_iban(shape: str) -> bool:
+    account = shape.replace(" ", "")
+    return 15 <= len(account) <= 34 and iban_valid(account)
+
+
+def _is_secret(word: str) -> bool:
+    if PLACEHOLDER.search(word) or not (re.search(r"\d", word) and re.search(r"[A-Za-z]", word)):
+        return False
+    shares = [n / len(word) for n in Counter(word).values()]
+    return -sum(p * math.log2(p) for p in shares) >= 2.5  # bits a character
+
+# %% ../../nbs/01_data/02_clean.ipynb #f7449c0a
+def _secret_spans(text: str, lower: str) -> list[tuple[int, int, str]]:
     spans = []
     if any(mark in text for mark in KEY_MARKS):
         spans += [(*m.span(), "KEY") for m in KEY.finditer(text)]
+    if "://" in text and "@" in text:
+        spans += [
+            (*m.span(1), "KEY") for m in URL_SECRET.finditer(text) if not PLACEHOLDER.search(m[1])
+        ]
+    if any(hint in lower for hint in SECRET_HINTS):
+        spans += [(*m.span(1), "KEY") for m in NAMED_SECRET.finditer(text) if _is_secret(m[1])]
+    return spans
+
+# %% ../../nbs/01_data/02_clean.ipynb #2112feef
+def _passing(
+    shape: re.Pattern[str], text: str, test: Callable[[str], bool]
+) -> Iterator[tuple[int, int]]:
+    "Spans of a shape that pass a test, also where other groups of digits stand around them."
+    start = 0
+    while m := shape.search(text, start):
+        ends = [m.end()] + [m.start() + s.start() for s in SEPARATOR.finditer(m[0], 13)][::-1]
+        end = next((e for e in ends if test(text[m.start() : e])), None)
+        following = SEPARATOR.search(text, m.start(), m.end())
+        if end is not None:
+            yield m.start(), end
+            start = end
+        else:
+            start = following.end() if following else m.end()
+
+
+def _number_spans(text: str) -> list[tuple[int, int, str]]:
+    tested = (
+        (CARD, "CARD", _is_card),
+        (CHINESE_ID, "ID", _is_chinese_id),
+        (IBAN, "BANK", _is_iban),
+    )
+    spans = [(*span, kind) for shape, kind, test in tested for span in _passing(shape, text, test)]
+    return spans + [(*m.span(), "ID") for m in AMERICAN_ID.finditer(text)]
+
+# %% ../../nbs/01_data/02_clean.ipynb #d54f292e
+KINDS = ("EMAIL", "PHONE", "IP", "ID", "CARD", "BANK", "HANDLE", "KEY")
+HANDLE_HINTS = ("passport", "护照", "微信", "wechat", "qq")
+
+
+def _apart(spans: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    if len(spans) < 2:
+        return spans
+    chosen: list[tuple[int, int, str]] = []
+    for span in sorted(spans, key=lambda s: (s[0] - s[1], s)):  # the longest first
+        if all(span[1] <= a or span[0] >= b for a, b, _ in chosen):
+            chosen.append(span)
+    return sorted(chosen)
+
+# %% ../../nbs/01_data/02_clean.ipynb #03b749a1
+def personal_spans(
+    text: str,  # one document
+) -> list[tuple[int, int, str]]:  # start, end, kind in KINDS; sorted, none overlap
+    "Where personal data and secrets stand: shapes first, then tests."
+    if WIDE_MARK.search(text):
+        text = text.translate(WIDE)
+    lower = text.lower()
+    spans = _secret_spans(text, lower)
     if "@" in text or "(at)" in text or "[at]" in text:
         spans += [
             (*m.span(), "EMAIL")
             for m in EMAIL.finditer(text)
             if not (m[0].startswith("git@") and text[m.end() : m.end() + 1] == ":")
+            and not IN_ADDRESS.search(text, max(0, m.start() - 80), m.start())
         ]
-    for m in IPV4.finditer(text):
+    if " dot " in text:
+        spans += [(*m.span(), "EMAIL") for m in EMAIL_IN_WORDS.finditer(text)]
+    has_digits = DIGIT.search(text)  # half of the documents hold none
+    for m in IPV4.finditer(text) if has_digits else ():
         if _is_address(m[0]) and not VERSION.search(text, max(0, m.start() - 10), m.start()):
             spans.append((*m.span(), "IP"))
     if "::" in text or text.count(":") >= 7:
-        spans += [
-            (*m.span(), "IP")
-            for m in IPV6.finditer(text)
-            if len(IPV6_DIGITS.findall(m[0])) > 5 and _is_address(m[0])
-        ]
-    if PHONE_HINT.search(text):
+        long = [m for m in IPV6.finditer(text) if len(IPV6_DIGITS.findall(m[0])) > 5]
+        spans += [(*m.span(), "IP") for m in long if _is_address(m[0])]
+    if has_digits and LONG_NUMBER.search(text):
+        spans += _number_spans(text)
+    if has_digits and PHONE_HINT.search(text):
         spans += [(*m.span(), "PHONE") for m in PHONE.finditer(text)]
-    out, end = [], 0
-    for span in sorted(spans, key=lambda s: (s[0], -s[1])):
-        if span[0] >= end:
-            out.append(span)
-            end = span[1]
-    return out
+    if any(hint in lower for hint in HANDLE_HINTS):
+        spans += [(*m.span(1), "ID") for m in PASSPORT.finditer(text)]
+        spans += [(*m.span(1), "HANDLE") for m in HANDLE.finditer(text)]
+    return _apart(spans)
 
 # %% ../../nbs/01_data/02_clean.ipynb #9086ef43
 def mask_personal(
     text: str,  # one document
-) -> tuple[str, Counter]:  # text with [EMAIL], [IP], [PHONE], [KEY]; how many of each
+) -> tuple[str, Counter]:  # text with [EMAIL], [CARD] …; how many of each kind
     "Personal data replaced by its kind."
     spans = personal_spans(text)
     out, end = [], 0
@@ -441,100 +1083,289 @@ def mask_personal(
     return "".join([*out, text[end:]]), Counter(kind for *_, kind in spans)
 
 # %% ../../nbs/01_data/02_clean.ipynb #a25fd955
-DECOYS = (
-    "Since version {a}.{b}.{c}.{d} this is the default.",
-    "Requires numpy=={a}.{b}.{c}.{d} or newer.",
-    "It listens on 127.0.0.1:{e} and on 192.168.{a}.{b} only.",
-    "Clone git@github.com:team/project{a}.git first.",
-    "The icon logo@2x.png has {e} bytes.",
-    "Use @property, @pytest.fixture or @torch.no_grad() here.",
-    "Finished on 2023-{m:02d}-{m:02d} at 12:{b:02d}:{c:02d} with loss 0.{e}{e}.",
-    "ISBN 978-3-16-{e}{a}-0, DOI 10.{e}/{a}{b}.",
-    "The hash is {h}.",
-    "x[{a}:{b}] has shape ({a}, {b}, {c}) and stride {e}.",
-    "Line {e}-{e} of std::vector<a::b>, range {a}-{b}-{c}.",
-)
+LOWER, DIGITS = "abcdefghijklmnopqrstuvwxyz", "0123456789"
+MIXED = LOWER + LOWER.upper() + DIGITS
+
+
+def draw(
+    rng: np.random.Generator,  # draws
+    alphabet: str,  # characters to draw from
+    n: int,  # how many, at least 0
+) -> str:  # n characters, with repetition
+    "A random word over an alphabet."
+    return "".join(alphabet[i] for i in rng.integers(len(alphabet), size=n))
+
+
+def completed(
+    stem: str,  # all characters but the last
+    test: Callable[[str], bool],  # the check that must hold
+    last: str = DIGITS,  # what the last character may be
+) -> str:  # the number with its check character
+    "A number that passes its test. ValueError if no last character does."
+    for character in last:
+        if test(stem + character):
+            return stem + character
+    raise ValueError(f"completed: no last character of {last!r} completes {stem!r}")
 
 # %% ../../nbs/01_data/02_clean.ipynb #0948146a
+def _birthday(rng: np.random.Generator) -> str:
+    return f"{rng.integers(1940, 2010)}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}"
+
+
+def _iban(rng: np.random.Generator) -> str:
+    country, body = (("DE", 18), ("GB", 18), ("FR", 23), ("ES", 20))[rng.integers(4)]
+    bank = (
+        draw(rng, LOWER.upper(), 4) + draw(rng, DIGITS, 14)
+        if country == "GB"
+        else draw(rng, DIGITS, body)
+    )
+    check = next(c for c in range(2, 99) if iban_valid(f"{country}{c:02d}{bank}"))
+    return f"{country}{check:02d}{bank}"
+
+
+def _groups(text: str, n: int = 4, sign: str = " ") -> str:
+    return sign.join(text[i : i + n] for i in range(0, len(text), n))
+
+
+def _cut(text: str, *places: int) -> list[str]:
+    return [text[a:b] for a, b in zip((0, *places), (*places, None), strict=True)]
+
+
+def _card(rng: np.random.Generator, prefix: str, n: int) -> str:
+    return completed(prefix + draw(rng, DIGITS, n - len(prefix) - 1), luhn_valid)
+
+
+def _chinese_id(rng: np.random.Generator) -> str:
+    area = ("110105", "310104", "440305", "510107", "330106", "650102")[rng.integers(6)]
+    return completed(area + _birthday(rng) + draw(rng, DIGITS, 3), chinese_id_valid, DIGITS + "X")
+
+# %% ../../nbs/01_data/02_clean.ipynb #b22ef6f3
+FORMS = {
+    "mail": ("EMAIL", lambda r: f"{draw(r, LOWER, 5)}.{draw(r, LOWER, 6)}@{draw(r, LOWER, 7)}.org"),
+    "mail with tag": (
+        "EMAIL",
+        lambda r: f"{draw(r, LOWER, 5)}+{draw(r, DIGITS, 3)}@mail.{draw(r, LOWER, 6)}.co.uk",
+    ),
+    "mail QQ": ("EMAIL", lambda r: f"{r.integers(1, 10)}{draw(r, DIGITS, 8)}@qq.com"),
+    "mail (at)": ("EMAIL", lambda r: f"{draw(r, LOWER, 5)} (at) {draw(r, LOWER, 7)} (dot) com"),
+    "mail in words": ("EMAIL", lambda r: f"{draw(r, LOWER, 7)} at {draw(r, LOWER, 7)} dot com"),
+    "IPv4": (
+        "IP",
+        lambda r: (
+            f"{(8, 23, 45, 77, 93, 151)[r.integers(6)]}."
+            + ".".join(map(str, r.integers(1, 255, 3)))
+        ),
+    ),
+    "IPv6": (
+        "IP",
+        lambda r: f"2a00:{draw(r, DIGITS, 4)}:{draw(r, 'abcdef', 3)}::{draw(r, '123456789', 2)}",
+    ),
+    "phone +": (
+        "PHONE",
+        lambda r: (
+            f"+{r.integers(1, 99)} {r.integers(201, 990)} {r.integers(200, 990)} {draw(r, DIGITS, 4)}"
+        ),
+    ),
+    "phone US": (
+        "PHONE",
+        lambda r: f"({r.integers(201, 990)}) {r.integers(200, 990)}-{draw(r, DIGITS, 4)}",
+    ),
+}
+
+# %% ../../nbs/01_data/02_clean.ipynb #228c7f45
+FORMS |= {
+    "mobile China": ("PHONE", lambda r: f"1{draw(r, '3589', 1)}{draw(r, DIGITS, 9)}"),
+    "mobile China +86": (
+        "PHONE",
+        lambda r: (
+            f"+86 1{draw(r, '3589', 1)}{draw(r, DIGITS, 1)} {draw(r, DIGITS, 4)} {draw(r, DIGITS, 4)}"
+        ),
+    ),
+    "mobile China, wide digits": (
+        "PHONE",
+        lambda r: f"13{draw(r, DIGITS, 9)}".translate({ord(c): 0xFF10 + int(c) for c in DIGITS}),
+    ),
+    "landline China": (
+        "PHONE",
+        lambda r: f"0{draw(r, '123579', 2)}-{draw(r, '2345678', 1)}{draw(r, DIGITS, 7)}",
+    ),
+    "identity China": ("ID", _chinese_id),
+    "identity US": (
+        "ID",
+        lambda r: f"{r.integers(100, 666)}-{r.integers(10, 100)}-{r.integers(1000, 10000)}",
+    ),
+    "passport China": ("ID", lambda r: f"E{draw(r, DIGITS, 8)}"),
+    "WeChat": ("HANDLE", lambda r: f"{draw(r, LOWER, 6)}_{draw(r, DIGITS, 3)}"),
+    "card Visa": ("CARD", lambda r: _groups(_card(r, "4", 16))),
+    "card Mastercard": ("CARD", lambda r: _card(r, "53", 16)),
+    "card Amex": ("CARD", lambda r: _card(r, "37", 15)),
+    "card UnionPay": ("CARD", lambda r: _groups(_card(r, "62", 19))),
+    "IBAN": ("BANK", _iban),
+    "IBAN, spaced": ("BANK", lambda r: _groups(_iban(r))),
+}
+
+# %% ../../nbs/01_data/02_clean.ipynb #1c69d692
+FORMS |= {
+    "key AWS": ("KEY", lambda r: "AKIA" + draw(r, LOWER.upper(), 16)),
+    "key GitHub": ("KEY", lambda r: "ghp_" + draw(r, MIXED, 36)),
+    "key hub": ("KEY", lambda r: "hf_" + draw(r, MIXED, 34)),
+    "key sk": ("KEY", lambda r: "sk-" + draw(r, MIXED, 40)),
+    "key Stripe": ("KEY", lambda r: "sk_live_" + draw(r, MIXED, 24)),
+    "key Slack": ("KEY", lambda r: f"xoxb-{draw(r, DIGITS, 11)}-{draw(r, MIXED, 24)}"),
+    "web token": (
+        "KEY",
+        lambda r: f"eyJ{draw(r, MIXED, 20)}.eyJ{draw(r, MIXED, 30)}.{draw(r, MIXED, 40)}",
+    ),
+    "password": ("KEY", lambda r: f"{draw(r, MIXED, 9)}{r.integers(10)}{draw(r, LOWER, 2)}"),
+    "password in URL": ("KEY", lambda r: f"{draw(r, MIXED, 12)}{r.integers(10)}"),
+}
+
+# %% ../../nbs/01_data/02_clean.ipynb #49ec48ce
+HARD_FORMS = {
+    "mail, spaced": ("EMAIL", lambda r: f"{draw(r, LOWER, 6)} @ {draw(r, LOWER, 7)} . org"),
+    "mobile, digits apart": ("PHONE", lambda r: " ".join(f"13{draw(r, DIGITS, 9)}")),
+    "phone UK": ("PHONE", lambda r: f"020 7{draw(r, DIGITS, 3)} {draw(r, DIGITS, 4)}"),
+    "phone, dots": ("PHONE", lambda r: f"212.{draw(r, DIGITS, 3)}.{draw(r, DIGITS, 4)}"),
+    "IPv4, defanged": ("IP", lambda r: "[.]".join(map(str, r.integers(20, 99, 4)))),
+    "card, dots": ("CARD", lambda r: _groups(_card(r, "4", 16), 4, ".")),
+    "identity China, hyphens": ("ID", lambda r: "-".join(_cut(_chinese_id(r), 6, 14))),
+    "basic login": ("KEY", lambda r: f"Basic {draw(r, MIXED, 24)}=="),
+}
+
+# %% ../../nbs/01_data/02_clean.ipynb #62ba42c0
+FRAMES = {
+    "passport China": ("护照号：{}", "Passport No. {}", "她的护照号码{}已过期。"),
+    "WeChat": ("微信号：{}", "WeChat: {}, any time.", "请加微信: {}"),
+    "password": ("password = '{}'", '"api_key": "{}",', "密码：{}。", "PWD={}"),
+    "password in URL": ("postgres://admin:{}@db.internal/main", "连接 redis://u:{}@10.0.0.5:6379"),
+    "": (
+        "Please write to {}.",
+        "Contact: {}",
+        "({})",
+        "See {} for help, or ask.",
+        "{}",
+        "联系方式：{}。",
+        "请记录{}，谢谢",
+        "（{}）",
+        "她说：“{}”",
+    ),
+}
+
+# %% ../../nbs/01_data/02_clean.ipynb #af4da868
+DECOYS = tuple(
+    """Since version {a}.{b}.{c}.{d} this is the default.
+Requires numpy=={a}.{b}.{c}.{d} or newer.
+请使用版本 {a}.{b}.{c}.{d} 或更高。
+See section {a}.{b}.{c}.{d} of the standard.
+It listens on 127.0.0.1:{e} and on 192.168.{a}.{b} only.
+Clone git@github.com:team/project{a}.git first.
+The icon logo@2x.png has {e} bytes.
+Use @property, @pytest.fixture or @torch.no_grad() here.
+Finished on 2023-{m:02d}-{m:02d} at 12:{b:02d}:{c:02d} with loss 0.{e}{e}.
+ISBN 978-3-16-{e}{a}-0, DOI 10.{e}/{a}{b}.
+The hash is {h}.
+x[{a}:{b}] has shape ({a}, {b}, {c}) and stride {e}.
+Line {e}-{e} of std::vector<a::b>, range {a}-{b}-{c}.
+The page is hosted at {w} dot org for now.
+Order {card} was shipped.
+订单号{card}已发货。
+编号{identity}不是身份证号。
+Reference {iban} is not an account.
+The timestamp was 16{e}{e}{a}{b}{c}000000.
+password = None or password: "your_password_{a}"
+api_key="YOUR_API_KEY", token=get_token({a}), secret=${{SECRET_{a}}}
+https://user:password@{w}.org/simple
+pip install scikit-learn sk-learn hf_hub_download ghp_ npm_run
+The uuid is {h8}-{e}-4{a}{b}{c}-8{a}{b}{c}-{h8}{e}.
+京ICP备{e}{e}号，2024年{m:02d}月{m:02d}日发布。
+微信支付和QQ音乐都支持该格式，共{e}项。
+range({e}, {e}{e}) and 1{e}.{e} and 0x{h8}.
+Page 12-{e}, vol. {a}{b}, no. {c}-{d}, pp. {e}--{e}.""".splitlines()
+)
+
+# %% ../../nbs/01_data/02_clean.ipynb #692f9ebd
+def _wrong(number: str) -> str:
+    return number[:-1] + str((int(number[-1].replace("X", "0")) + 1) % 10)
+
+
+def decoy(
+    rng: np.random.Generator,  # draws
+) -> str:  # a sentence without personal data
+    "A hard negative: a sentence from `DECOYS` with its braces filled."
+    a, b, c, d, m = (int(x) for x in rng.integers(1, 10, 5))
+    hashed = draw(rng, DIGITS, 8) + draw(rng, "abcdef", 32)
+    card = completed("4" + draw(rng, DIGITS, 14), lambda n: not luhn_valid(n))
+    values = dict(
+        a=a, b=b, c=c, d=d, m=m, e=int(rng.integers(1024, 9999)), h=hashed, h8=hashed[4:12]
+    )
+    values |= dict(w=draw(rng, LOWER, 7), card=card, identity=_wrong(_chinese_id(rng)))
+    return DECOYS[rng.integers(len(DECOYS))].format(**values, iban=_wrong(_iban(rng)))
+
+# %% ../../nbs/01_data/02_clean.ipynb #041a5f19
 def planted_personal(
     n: int,  # sentences, at least 1
     rng: np.random.Generator,  # draws everything
+    forms: dict[str, tuple[str, Callable[[np.random.Generator], str]]] | None = None,  # None: FORMS
 ) -> list[tuple[str, list[tuple[int, int, str]], str]]:  # sentence; true spans; name of the form
     "Sentences with known personal data, every second one a decoy without any."
-    letters, digits = np.array(list("abcdefghijklmnopqrstuvwxyz")), np.array(list("0123456789"))
-    mixed = np.concatenate([letters, np.char.upper(letters), digits])
-
-    def draw(alphabet, k):
-        return "".join(rng.choice(alphabet, k))
-
-    out = []
+    forms = FORMS if forms is None else forms
+    out, names = [], list(forms)
     for i in range(n):
-        a, b, c, d, m = (int(x) for x in rng.integers(1, 10, 5))
         if i % 2:
-            decoy = DECOYS[rng.integers(len(DECOYS))]
-            values = dict(
-                a=a,
-                b=b,
-                c=c,
-                d=d,
-                m=m,
-                e=int(rng.integers(1024, 9999)),
-                h=draw(digits[:10], 8) + draw(letters[:6], 32),
-            )
-            out.append((decoy.format(**values), [], "decoy"))
+            out.append((decoy(rng), [], "decoy"))
             continue
-        form, kind, item = personal_item(draw, letters, digits, mixed, rng)
-        frame = ("Please write to {}.", "Contact: {}", "({})", "See {} for help, or ask.", "{}")[
-            rng.integers(5)
-        ]
+        form = names[(i // 2) % len(names)]  # as many of each form
+        kind, make = forms[form]
+        item, frames = make(rng), FRAMES.get(form, FRAMES[""])
+        frame = frames[rng.integers(len(frames))]
         start = frame.index("{}")
         out.append((frame.format(item), [(start, start + len(item), kind)], form))
     return out
 
-# %% ../../nbs/01_data/02_clean.ipynb #0dd4d9c2
-def personal_item(
-    draw: Callable[[np.ndarray, int], str],  # draws so many characters of an alphabet
-    letters: np.ndarray,  # lower-case letters
-    digits: np.ndarray,  # 0 to 9
-    mixed: np.ndarray,  # letters and digits
-    rng: np.random.Generator,  # decides the form
-) -> tuple[str, str, str]:  # form, kind, the item itself
-    "One made-up item of personal data in one of twelve forms, the last of each kind a hard one."
-    name, host = draw(letters, 5), draw(letters, 7)
-    area, line = f"{rng.integers(201, 990)}", f"{rng.integers(200, 990)}"
-    last, octets = draw(digits, 4), rng.integers(1, 255, 3)
-    forms = [
-        ("mail", "EMAIL", f"{name}.{draw(letters, 6)}@{host}.org"),
-        ("mail with tag", "EMAIL", f"{name}+{draw(digits, 3)}@mail.{host}.co.uk"),
-        ("mail (at)", "EMAIL", f"{name} (at) {host} (dot) com"),
-        ("mail in words", "EMAIL", f"{name} at {host} dot com"),
-        ("IPv4", "IP", f"{rng.choice([8, 23, 45, 77, 93, 151])}." + ".".join(map(str, octets))),
-        ("IPv6", "IP", f"2a00:{draw(digits, 4)}:{draw(letters[:6], 3)}::{draw(digits[1:], 2)}"),
-        ("phone +", "PHONE", f"+{rng.integers(1, 99)} {area} {line} {last}"),
-        ("phone US", "PHONE", f"({area}) {line}-{last}"),
-        ("phone China", "PHONE", f"13{draw(digits, 9)}"),
-        ("key AWS", "KEY", "AKIA" + draw(np.char.upper(letters), 16)),
-        ("key GitHub", "KEY", "ghp_" + draw(mixed, 36)),
-        ("key hub", "KEY", "hf_" + draw(mixed, 34)),
-    ]
-    return forms[rng.choice(len(forms), p=np.array([3, 3, 2, 1, 3, 2, 3, 3, 2, 2, 2, 2]) / 28)]
+# %% ../../nbs/01_data/02_clean.ipynb #79bf4636
+PAGE = re.compile(r"<html[\s>]|<!doctype html|<body[\s>]", re.I)
 
 # %% ../../nbs/01_data/02_clean.ipynb #89f22704
+def settled(
+    text: str,  # one document
+    kind: str,  # kind of the corpus row
+    path: str,  # file name
+    n_rounds: int = 10,  # most rounds, at least 1
+) -> tuple[str | None, Counter]:  # text that stays as it is; masked items by kind
+    "Repair, unwrap, boilerplate and masks again and again until nothing changes; None if it never ends."
+    masked: Counter = Counter()
+    for _ in range(n_rounds):
+        page = path.endswith((".html", ".htm")) and PAGE.search(text)
+        new = repair(extract_main(text) if page else text)
+        new, found = mask_personal(drop_boilerplate(unwrap(new, kind, path)))
+        masked += found
+        if new == text:
+            return text, masked
+        text = new
+    return None, masked
+
+# %% ../../nbs/01_data/02_clean.ipynb #d4926fce
+def judge_document(
+    document: dict,  # a row of the raw corpus
+    rules: dict[str, Callable[[str, str], bool]],  # from `rules_of_quality`
+    keep_other: bool = False,  # keep languages other than English and Chinese
+) -> tuple[dict, list[str], Counter]:  # cleaned row; every rule that would drop it; masked items
+    "One document through all layers, judged by all rules, not only by the first."
+    text, masked = settled(document["text"], document["kind"], document["path"])
+    if text is None or not text.strip():
+        reason = "unsettled" if text is None else "empty"
+        return {**document, "text": "", "lang": "other"}, [reason], masked
+    lang = identify_language(text)
+    reasons = ["language"] if lang == "other" and not keep_other else []
+    reasons += [name for name, rule in rules.items() if rule(text, lang)]
+    return {**document, "text": text, "lang": lang}, reasons, masked
+
+
 def clean_document(
     document: dict,  # a row of the raw corpus
     rules: dict[str, Callable[[str, str], bool]],  # from `rules_of_quality`
     keep_other: bool = False,  # keep languages other than English and Chinese
 ) -> tuple[dict | None, str, Counter]:  # cleaned row or None; why it went; masked items by kind
-    "One document through the whole chain: repair, unwrap, boilerplate, language, quality, masks."
-    text = unwrap(repair(document["text"]), document["kind"], document["path"])
-    text = drop_boilerplate(text)
-    if not text.strip():
-        return None, "empty", Counter()
-    lang = identify_language(text)
-    if lang == "other" and not keep_other:
-        return None, "language", Counter()
-    for name, rule in rules.items():
-        if rule(text, lang):
-            return None, name, Counter()
-    text, masked = mask_personal(text)
-    return {**document, "text": text, "lang": lang}, "", masked
+    "The cleaned row, or the first reason against it."
+    row, reasons, masked = judge_document(document, rules, keep_other)
+    return (None, reasons[0], Counter()) if reasons else (row, "", masked)

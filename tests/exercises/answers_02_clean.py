@@ -16,15 +16,9 @@ def counts_blanks(text):
     return 3 * sum(line.endswith(("{", "}", ";", "):")) for line in lines) >= len(lines)
 
 
-def bullet_share(text):
-    lines = [line.lstrip() for line in text.splitlines() if line.strip()]
-    return sum(line.startswith(("- ", "* ", "• ")) for line in lines) / max(1, len(lines))
-
-
-def any_sign(text):
-    lines = [line.lstrip() for line in text.splitlines() if line.strip()]
-    return sum(line[0] in "-*•" for line in lines) / max(1, len(lines))
-
-
-RIGHT = {1: has_code, 2: (0.9, 90 / 140), 3: bullet_share}
-WRONG = {1: [any_bracket, counts_blanks], 2: [(0.9, 0.9), (0.09, 0.64), 0.9], 3: [any_sign]}
+RIGHT = {1: has_code, 2: (0.9, 90 / 140), 3: (0, 9)}
+WRONG = {
+    1: [any_bracket, counts_blanks],
+    2: [(0.9, 0.9), (0.09, 0.64), 0.9],
+    3: [(1, 2), (9, 0), 90],
+}
