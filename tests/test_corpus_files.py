@@ -93,7 +93,7 @@ def test_newlines_become_one_kind(content: bytes, remarks: list[str]) -> None:
         ("iso-8859-1", "“quoted” café".encode("cp1252"), ("“quoted” café", "declared charset")),
         ("gb2312", "数据集".encode("gb18030"), ("数据集", "declared charset")),
         ("Shift_JIS", "日本語".encode("shift_jis"), ("日本語", "declared charset")),
-        ("iso-8859-1", "数据".encode(), ("数据", "wrong charset")),
+        ("iso-8859-1", "naïve café".encode(), ("naïve café", "wrong charset")),
         ("utf-8", "数据".encode(), ("数据", "")),
         ("nonsense", b"plain", ("plain", "")),
     ],
