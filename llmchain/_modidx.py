@@ -155,6 +155,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'llmchain.data.corpus.media_type_of': ( '01_data/collect.html#media_type_of',
                                                                               'llmchain/data/corpus.py'),
                                       'llmchain.data.corpus.next_address': ('01_data/collect.html#next_address', 'llmchain/data/corpus.py'),
+                                      'llmchain.data.corpus.notice_of': ('01_data/collect.html#notice_of', 'llmchain/data/corpus.py'),
                                       'llmchain.data.corpus.origin_of': ('01_data/collect.html#origin_of', 'llmchain/data/corpus.py'),
                                       'llmchain.data.corpus.package_documents': ( '01_data/collect.html#package_documents',
                                                                                   'llmchain/data/corpus.py'),

@@ -149,6 +149,7 @@ def test_bad_lines_cost_themselves() -> None:
     bad += [b'{"text": "' + b"y" * 2000 + b'"}', b'{"text": "z\\u0000"}', b"[" * 400 + b"]" * 400]
     content = b"\n".join([b'{"text": "first"}', *bad, b"", b'{"text": "last"}\r'])
     documents, notices = read("a.jsonl", content, 1000)
+    assert "cut" in notices[2].excerpt and "\\xff" in notices[4].excerpt  # a person can find it
     assert [d["text"] for d in documents] == ["first", "last"]
     expected = "no text,no text,not JSON,lone surrogate,not UTF-8,empty,line longer than the limit"
     assert reasons(notices)[:7] == expected.split(",")
@@ -168,6 +169,7 @@ def test_a_row_may_state_its_licence_and_id() -> None:
     documents, notices = read("a.jsonl", b"\n".join(json.dumps(r).encode() for r in rows))
     assert (documents[0]["id"], documents[0]["licence"]) == ("mine/a.jsonl#x", "MIT")
     assert reasons(notices) == ["licence forbids use"]
+    assert notices[0].excerpt == ""  # what may not be used is not kept either
 
 
 def parquet(rows: list[dict], **more) -> bytes:

@@ -7,8 +7,8 @@ __all__ = ['PROSE', 'NAMED', 'CHINESE', 'FORBIDS', 'DEFINITIONS', 'QUOTED', 'ESC
            'CHARSETS', 'HAN', 'LATIN', 'KANA_HANGUL', 'HTML_TYPES', 'MEDIA_TYPES', 'HTML_LANG', 'PASSED', 'CHARSET',
            'META_CHARSET', 'ARCHIVES', 'WHEN_DAMAGED', 'AGENT', 'RETRY', 'TEXT_FIELDS', 'distributions', 'listed_files',
            'kind_of', 'licence_of', 'licence_forbids', 'docstrings', 'read_mo', 'read_po', 'BadInput', 'Notice',
-           'unmarked_utf16', 'known_charset', 'decode', 'read_inside', 'texts_of', 'guess_language', 'supply',
-           'media_type_of', 'raw_document', 'origin_of', 'recorded_hashes', 'reading_order', 'read_texts',
+           'notice_of', 'unmarked_utf16', 'known_charset', 'decode', 'read_inside', 'texts_of', 'guess_language',
+           'supply', 'media_type_of', 'raw_document', 'origin_of', 'recorded_hashes', 'reading_order', 'read_texts',
            'size_in_bytes', 'within_budget', 'package_documents', 'gather', 'bounded_lines', 'Gunzip', 'gunzip',
            'record_document', 'jsonl_documents', 'parquet_documents', 'page_document', 'response_documents',
            'record_body', 'warc_documents', 'leads_out', 'zip_members', 'tar_members', 'whole_document',
@@ -263,13 +263,15 @@ ADVICE |= {
     "media type not wanted": "only HTML and plain text are collected",
 }
 
-
+# %% ../../nbs/01_data/01_collect.ipynb #f31a67b7
 class BadInput(ValueError):
     "Input that cannot become a document; `reason` is a key of ADVICE, `offset` a byte."
 
-    def __init__(self, reason: str, offset: int = 0) -> None:
+    def __init__(self, reason: str, offset: int = 0, content: bytes = b"") -> None:
         super().__init__(f"byte {offset:,}: {reason}")
         self.reason, self.offset = reason, offset
+        around = content[max(0, offset - 40) : offset + 40]
+        self.excerpt = around.decode("utf-8", errors="backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -281,10 +283,21 @@ class Notice:
     offset: int = 0  # byte at which it was noticed; in Parquet the row
     kept: bool = False  # True: the document was repaired and taken
     package: str = ""  # the source it belongs to
+    excerpt: str = ""  # what stands around the offset, so that a person can find it
 
     def __str__(self) -> str:
         advice = ADVICE.get(self.reason, "the server does not give it")
         return f"{self.file}: byte {self.offset:,}: {self.reason}; {advice}"
+
+# %% ../../nbs/01_data/01_collect.ipynb #bd47370e
+def notice_of(
+    bad: BadInput,  # what a reader met
+    file: str,  # path, member of an archive or URL
+    package: str,  # the source it belongs to
+    start: int = 0,  # byte at which the piece that was read begins in the file
+) -> Notice:  # that the document was rejected
+    "An error inside a reader as one line for people."
+    return Notice(file, bad.reason, start + bad.offset, False, package, bad.excerpt)
 
 # %% ../../nbs/01_data/01_collect.ipynb #0746d21b
 BOMS = [  # UTF-32 first: its mark begins with the one of UTF-16
@@ -341,9 +354,9 @@ def decode(
         except UnicodeDecodeError as error:
             failed = failed or error
     else:
-        raise BadInput("broken UTF-16" if wide else "not UTF-8", failed.start)
+        raise BadInput("broken UTF-16" if wide else "not UTF-8", failed.start, content)
     if (at := text.find("\0")) >= 0:
-        raise BadInput("NUL byte", len(text[:at].encode(used)))
+        raise BadInput("NUL byte", len(text[:at].encode(used)), content)
     plain = text.replace("\r\n", "\n")
     remark = "UTF-16" if wide else "declared charset" if used == charset else ""
     if charset and used.startswith("utf-8") and not text.isascii():
@@ -606,7 +619,7 @@ def package_documents(
         try:
             content, texts = read_texts(distribution, path, max_file_bytes, recorded.get(path, ""))
         except BadInput as bad:
-            yield Notice(path, bad.reason, bad.offset, package=origin["package"])
+            yield notice_of(bad, path, origin["package"])
             continue
         limit = budget if kind_of(path) in ("message", "docstring") else (used + budget) // 2
         for item in within_budget(origin, path, content, texts, limit - used):
@@ -694,7 +707,8 @@ def record_document(
     "One record of a table as a document; its id is the one it states, else its offset."
 
     def no(reason):
-        return Notice(path, reason, offset, package=origin["package"])
+        excerpt = "" if reason == "licence forbids use" else repr(row)[:80]
+        return Notice(path, reason, offset, package=origin["package"], excerpt=excerpt)
 
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
@@ -728,12 +742,16 @@ def jsonl_documents(
         if not line.strip():
             continue
         try:
-            yield record_document(json.loads(line.decode()), origin, path, offset, line)
-        except UnicodeDecodeError as error:
-            yield Notice(path, "not UTF-8", offset + error.start, package=origin["package"])
-        except (ValueError, RecursionError) as error:
-            at = len(line.decode()[: getattr(error, "pos", 0)].encode())
-            yield Notice(path, "not JSON", offset + at, package=origin["package"])
+            try:
+                row = json.loads(line.decode())
+            except UnicodeDecodeError as error:
+                raise BadInput("not UTF-8", error.start, line) from None
+            except (ValueError, RecursionError) as error:
+                at = len(line.decode()[: getattr(error, "pos", 0)].encode())
+                raise BadInput("not JSON", at, line) from None
+            yield record_document(row, origin, path, offset, line)
+        except BadInput as bad:
+            yield notice_of(bad, path, origin["package"], offset)
 
 # %% ../../nbs/01_data/01_collect.ipynb #b3fbe06e
 def parquet_documents(
@@ -849,7 +867,8 @@ def warc_documents(
             try:
                 yield from response_documents(record, at, path, origin, max_bytes)
             except BadInput as bad:
-                yield Notice(path, bad.reason, at, package=origin["package"])
+                bad.offset = at
+                yield notice_of(bad, path, origin["package"])
         if archive.offset < archive.fh.tell():  # a record that broke off in its headers
             raise BadInput("truncated WARC", archive.offset)
     except BadInput:
@@ -973,7 +992,7 @@ def file_documents(
         else:
             raise BadInput("unknown kind of file")
     except BadInput as bad:
-        yield Notice(path, bad.reason, bad.offset, package=origin["package"])
+        yield notice_of(bad, path, origin["package"])
 
 # %% ../../nbs/01_data/01_collect.ipynb #574ff768
 def files_below(
@@ -1057,7 +1076,7 @@ def source_documents(
         denied = isinstance(error, PermissionError)
         yield Notice(name, "no permission" if denied else "missing or unreadable", package="own")
     except BadInput as bad:
-        yield Notice(name, bad.reason, bad.offset, package="own")
+        yield notice_of(bad, name, "own")
 
 # %% ../../nbs/01_data/01_collect.ipynb #d1848e23
 def path_matches(
@@ -1382,7 +1401,7 @@ def fetched_documents(
             stated = {"url": page.url, "time": page.time}
             yield from page_document(page.content, page.content_type, origin | stated, where)
         except BadInput as bad:
-            yield Notice(url, bad.reason, bad.offset, package=origin["package"])
+            yield notice_of(bad, url, origin["package"])
 
 # %% ../../nbs/01_data/01_collect.ipynb #479340d3
 def write_warc(
