@@ -121,6 +121,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'llmchain.data.corpus.collect': ('01_data/collect.html#collect', 'llmchain/data/corpus.py'),
                                       'llmchain.data.corpus.datasheet': ('01_data/collect.html#datasheet', 'llmchain/data/corpus.py'),
                                       'llmchain.data.corpus.decode': ('01_data/collect.html#decode', 'llmchain/data/corpus.py'),
+                                      'llmchain.data.corpus.digest_of': ('01_data/collect.html#digest_of', 'llmchain/data/corpus.py'),
                                       'llmchain.data.corpus.distributions': ( '01_data/collect.html#distributions',
                                                                               'llmchain/data/corpus.py'),
                                       'llmchain.data.corpus.docstrings': ('01_data/collect.html#docstrings', 'llmchain/data/corpus.py'),

@@ -315,10 +315,10 @@ def test_sorting_on_disk_is_sorting(tmp_path: Path, piece_bytes: int) -> None:
 def test_shards_hold_the_rows_and_repeat(tmp_path: Path, form: str) -> None:
     origin = dict(source="file", package="p", version="", licence="MIT", url="", time="")
     rows = [
-        corpus.raw_document(origin, "a", f"#{i:03d}", f"row {i}\n\u2028é" * 9, b"")
+        corpus.raw_document(origin, "a", f"#{i:03d}", f"row {i}\n\u2028é" * 9, "0" * 64)
         for i in range(50)
     ]
-    rows.append(corpus.raw_document(origin, "b.html", "", "<p>x</p>", b"", "text/html"))
+    rows.append(corpus.raw_document(origin, "b.html", "", "<p>x</p>", "0" * 64, "text/html"))
     one = corpus.write_shards(iter(rows), tmp_path / "one", form, 1000)
     two = corpus.write_shards(iter(rows), tmp_path / "two", form, 1000)
     assert len(one) > 2 and one == two

@@ -8,9 +8,9 @@ __all__ = ['PROSE', 'NAMED', 'CHINESE', 'FORBIDS', 'DEFINITIONS', 'QUOTED', 'ESC
            'META_CHARSET', 'ARCHIVES', 'WHEN_DAMAGED', 'AGENT', 'RETRY', 'TEXT_FIELDS', 'distributions', 'listed_files',
            'kind_of', 'licence_of', 'licence_forbids', 'docstrings', 'read_mo', 'read_po', 'BadInput', 'Notice',
            'notice_of', 'unmarked_utf16', 'known_charset', 'decode', 'read_inside', 'texts_of', 'guess_language',
-           'supply', 'media_type_of', 'raw_document', 'origin_of', 'recorded_hashes', 'reading_order', 'read_texts',
-           'size_in_bytes', 'within_budget', 'package_documents', 'gather', 'bounded_lines', 'Gunzip', 'gunzip',
-           'record_document', 'jsonl_documents', 'parquet_documents', 'page_document', 'response_documents',
+           'supply', 'media_type_of', 'digest_of', 'raw_document', 'origin_of', 'recorded_hashes', 'reading_order',
+           'read_texts', 'size_in_bytes', 'within_budget', 'package_documents', 'gather', 'bounded_lines', 'Gunzip',
+           'gunzip', 'record_document', 'jsonl_documents', 'parquet_documents', 'page_document', 'response_documents',
            'record_body', 'warc_documents', 'leads_out', 'zip_members', 'tar_members', 'whole_document',
            'archive_documents', 'file_documents', 'files_below', 'folder_documents', 'listed_sources',
            'source_documents', 'path_matches', 'Robots', 'parse_robots', 'inflate', 'Page', 'Limits', 'retry_after',
@@ -469,12 +469,19 @@ def media_type_of(
     return MEDIA_TYPES.get(PurePosixPath(path).suffix.lower(), "text/plain")
 
 # %% ../../nbs/01_data/01_collect.ipynb #af9568dd
+def digest_of(
+    content: bytes,  # a file, a member of an archive, a line, a body
+) -> str:  # SHA-256, hexadecimal
+    "The hash that a row carries; computed once for a file, whatever number of rows it gives."
+    return hashlib.sha256(content).hexdigest()
+
+
 def raw_document(
     origin: dict,  # source, package, version, licence, url, time
     path: str,  # file inside the source
     anchor: str,  # place inside the file, or ""
     body: str,  # the document as found
-    content: bytes,  # the bytes it was read from; their hash is recorded
+    digest: str,  # SHA-256 of the bytes it was read from, from `digest_of`
     media_type: str = "text/plain",  # decides whether the body is `text` or `html`
     kind: str = "text",  # kind of document
 ) -> dict:  # one row of the corpus
@@ -490,7 +497,7 @@ def raw_document(
         "path": path,
         "kind": kind,
         "media_type": media_type,
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "sha256": digest,
     }
 
 # %% ../../nbs/01_data/01_collect.ipynb #0ae943bc
@@ -575,7 +582,7 @@ def within_budget(
     "The documents of one file as rows; their identifier is package, path, #name, ~count."
     if not texts:
         yield Notice(path, "no docstring", package=origin["package"])
-    seen = Counter()
+    seen, digest, kind = Counter(), digest_of(content), kind_of(path)
     for inner, text in texts:
         size = size_in_bytes(text)
         if size < 0 or size > left:
@@ -586,8 +593,7 @@ def within_budget(
         seen[inner] += 1
         anchor = f"#{inner}" if inner else ""
         anchor += f"~{seen[inner]}" if seen[inner] > 1 else ""
-        kind = kind_of(path)
-        yield raw_document(origin, path, anchor, text, content, media_type_of(path), kind)
+        yield raw_document(origin, path, anchor, text, digest, media_type_of(path), kind)
 
 # %% ../../nbs/01_data/01_collect.ipynb #793b12a6
 # what is passed over by design is counted; what is bad gets a line of its own
@@ -722,7 +728,7 @@ def record_document(
         return no("licence forbids use")
     name = row.get("id") if row.get("id") not in (None, "") else offset
     origin = {**origin, "licence": licence[:120], "url": str(row.get("url") or origin["url"])}
-    return raw_document(origin, path, f"#{name}", text, content or text.encode())
+    return raw_document(origin, path, f"#{name}", text, digest_of(content or text.encode()))
 
 # %% ../../nbs/01_data/01_collect.ipynb #059f81f3
 def jsonl_documents(
@@ -805,7 +811,7 @@ def page_document(
     if remark:
         at = max(0, content.find(b"\r")) if remark == "mixed newlines" else 0
         yield Notice(path, remark, at, kept=True, package=origin["package"])
-    yield raw_document(origin, path, anchor, body, content, kind, what)
+    yield raw_document(origin, path, anchor, body, digest_of(content), kind, what)
 
 # %% ../../nbs/01_data/01_collect.ipynb #6a14f97d
 def response_documents(
@@ -1610,7 +1616,7 @@ def local_documents(
             row["id"].rsplit("-", 1)[0] if piece else row["id"],
             "",
             row["text"],
-            content,
+            digest_of(content),
         )
         yield document | {"id": f"{name}/{row['id']}", "lang": lang}
 
