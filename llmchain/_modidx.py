@@ -138,6 +138,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'llmchain/data/corpus.py'),
                                       'llmchain.data.corpus.gunzip': ('01_data/collect.html#gunzip', 'llmchain/data/corpus.py'),
                                       'llmchain.data.corpus.inflate': ('01_data/collect.html#inflate', 'llmchain/data/corpus.py'),
+                                      'llmchain.data.corpus.is_private': ('01_data/collect.html#is_private', 'llmchain/data/corpus.py'),
                                       'llmchain.data.corpus.jsonl_documents': ( '01_data/collect.html#jsonl_documents',
                                                                                 'llmchain/data/corpus.py'),
                                       'llmchain.data.corpus.keyed_lines': ('01_data/collect.html#keyed_lines', 'llmchain/data/corpus.py'),

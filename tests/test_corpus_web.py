@@ -81,6 +81,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(301, Location=f"/chain{int(path[6:]) + 1}")
         elif path == "/away":
             self.answer(302, Location="file:///etc/passwd")
+        elif path == "/inside":
+            self.answer(302, Location="http://169.254.169.254/secret")
         elif path == "/moved":
             self.answer(308, Location="/page#part")
         elif path == "/into":
@@ -173,6 +175,7 @@ def fetcher_of(client: httpx.Client, folder: Path, clock: Clock, **limits: float
         ("/loop", "redirect loop", 1),
         ("/chain0", "too many redirects", 1),
         ("/away", "not http", 1),
+        ("/inside", "redirect to a private address", 1),
         ("/into", "robots.txt forbids", 1),
         ("/private/x", "robots.txt forbids", 0),
         ("/huge", "larger than the limit", 1),
@@ -265,6 +268,23 @@ def test_without_robots_all_or_nothing(server, client, tmp_path, status, reason)
     (item,) = corpus.fetched_documents([server.home + "/private/x"], fetcher, ORIGIN)
     assert (item.reason if isinstance(item, corpus.Notice) else "") == reason
     assert server.asked.count("/private/x") == (not reason)
+
+
+@pytest.mark.parametrize(
+    ("address", "private"),
+    [
+        ("http://127.0.0.1:80/", True),
+        ("http://[::1]/", True),
+        ("http://10.1.2.3/", True),
+        ("http://localhost./", True),
+        ("http://printer/", True),
+        ("http://db.internal/", True),
+        ("https://example.org/a", False),
+        ("http://93.184.216.34/", False),
+    ],
+)
+def test_private_addresses(address: str, private: bool) -> None:
+    assert corpus.is_private(address) is private
 
 
 def test_nobody_answers(client, tmp_path) -> None:

@@ -14,9 +14,9 @@ __all__ = ['PROSE', 'NAMED', 'CHINESE', 'FORBIDS', 'DEFINITIONS', 'QUOTED', 'ESC
            'record_body', 'warc_documents', 'leads_out', 'zip_members', 'tar_members', 'whole_document',
            'archive_documents', 'file_documents', 'files_below', 'folder_documents', 'listed_sources',
            'source_documents', 'path_matches', 'Robots', 'parse_robots', 'inflate', 'Page', 'Limits', 'retry_after',
-           'Fetcher', 'next_address', 'read_page', 'write_page', 'fetched_documents', 'write_warc', 'dump', 'spool',
-           'keyed_lines', 'sorted_rows', 'batches', 'write_shard', 'write_shards', 'read_shards', 'local_documents',
-           'collect', 'Tally', 'datasheet']
+           'Fetcher', 'is_private', 'next_address', 'read_page', 'write_page', 'fetched_documents', 'write_warc',
+           'dump', 'spool', 'keyed_lines', 'sorted_rows', 'batches', 'write_shard', 'write_shards', 'read_shards',
+           'local_documents', 'collect', 'Tally', 'datasheet']
 
 # %% ../../nbs/01_data/01_collect.ipynb #a55cb359
 import ast
@@ -29,6 +29,7 @@ import hashlib
 import heapq
 import importlib.metadata
 import io
+import ipaddress
 import json
 import math
 import os
@@ -254,6 +255,7 @@ ADVICE |= {
     "robots.txt forbids": "leave it; its owner does not want it to be collected",
     "robots.txt unreachable": "come back later; until then nothing of this host may be fetched",
     "redirect loop": "report it to the site; nothing can be fetched",
+    "redirect to a private address": "the site points into a local network; report it",
     "too many redirects": "ask for the final address",
     "not http": "only http and https addresses are fetched",
     "slower than the limit": "come back when the server is less busy, or raise max_seconds",
@@ -1288,6 +1290,17 @@ def ask(
             self.sleep(max(asked, min(pause * 2**n, self.limits.max_wait)))
     raise BadInput(f"status {status}" if status else "no answer")
 
+# %% ../../nbs/01_data/01_collect.ipynb #1aabd4d3
+def is_private(
+    url: str,  # http or https
+) -> bool:  # True for this machine, a local network, or the like
+    "Whether an address is not of the public web; names are not looked up."
+    host = (urllib.parse.urlsplit(url).hostname or "").rstrip(".")
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return host.endswith(("localhost", ".local", ".internal")) or "." not in host
+
 # %% ../../nbs/01_data/01_collect.ipynb #22e80e16
 def next_address(
     here: str,  # the address that was asked
@@ -1302,6 +1315,10 @@ def next_address(
     there = urllib.parse.urldefrag(urllib.parse.urljoin(here, location)).url
     if urllib.parse.urlsplit(there).scheme not in ("http", "https"):
         raise BadInput("not http")
+    if urllib.parse.urlsplit(there).netloc != urllib.parse.urlsplit(here).netloc and is_private(
+        there
+    ):
+        raise BadInput("redirect to a private address")
     if there in seen:
         raise BadInput("redirect loop")
     if len(seen) > max_redirects:

@@ -222,4 +222,12 @@ MUTANTS = [
         why="A torn file of the cache is handed out as the page.",
         killed_by=WEB + "test_what_is_there_is_not_asked_again",
     ),
+    dict(
+        name="redirect_into_the_network",
+        module=MODULE,
+        old="return not ipaddress.ip_address(host).is_global",
+        new="return ipaddress.ip_address(host).is_loopback",
+        why="Only this machine counts as private; a site can point the collector at its neighbours.",
+        killed_by=WEB + "test_private_addresses",
+    ),
 ]
