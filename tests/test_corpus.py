@@ -1,5 +1,8 @@
 """What chapter 01_collect promises and a notebook cannot show well."""
 
+import ast
+import base64
+import hashlib
 import importlib.metadata
 import struct
 from collections import Counter
@@ -44,7 +47,7 @@ def package(tmp_path: Path) -> FakeDistribution:
 
 
 def test_documents_account_for_themselves(package: FakeDistribution) -> None:
-    documents, skipped = corpus.collect_distribution(package, 10_000)
+    documents, skipped = corpus.gather(corpus.package_documents(package, 10_000))
     assert {d["id"] for d in documents} == {
         "Fake/fake/README.md",
         "Fake/fake/a.py",
@@ -59,7 +62,7 @@ def test_nothing_is_executed(package: FakeDistribution, tmp_path: Path) -> None:
     trap = tmp_path / "ran"
     code = f'"""Innocent."""\nopen({str(trap)!r}, "w")\nraise SystemExit\n'
     (package.root / "fake" / "setup.py").write_text(code)
-    documents, _ = corpus.collect_distribution(package, 10_000)
+    documents, _ = corpus.gather(corpus.package_documents(package, 10_000))
     assert "Innocent." in {d["text"] for d in documents}
     assert not trap.exists()
 
@@ -69,7 +72,7 @@ def test_links_and_dots_do_not_lead_out(package: FakeDistribution, tmp_path: Pat
     (package.root / "fake" / "link.md").symlink_to(tmp_path / "secret.md")
     (package.root / "fake" / "loop.md").symlink_to(package.root / "fake" / "loop.md")
     package.record = package.read_text("RECORD") + "\n../secret.md,,12\n/etc/README.md,,1"
-    documents, skipped = corpus.collect_distribution(package, 10_000)
+    documents, skipped = corpus.gather(corpus.package_documents(package, 10_000))
     assert not any("secret" in d["text"] for d in documents)
     assert skipped["outside the package folder"] == 2
     assert skipped["missing or unreadable"] >= 1
@@ -78,10 +81,11 @@ def test_links_and_dots_do_not_lead_out(package: FakeDistribution, tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("bad.md", b"\xff\xfe\xfa", "not UTF-8"),
+        ("bad.md", b"words \xff\xfa", "not UTF-8"),
+        ("cut.md", b"\xff\xfe\xfa", "broken UTF-16"),
         ("bad.py", b'"""x"""\ndef (:\n', "syntax error"),
         ("deep.py", b'"""x"""\n' + b"(" * 5000 + b")" * 5000, "syntax error"),
-        ("nul.md", b"a\0b", "binary"),
+        ("nul.md", b"a\0b", "NUL byte"),
         ("empty.md", b" \n", "empty"),
         ("lone.py", b'"""\\ud800 half a pair"""\n', "lone surrogate"),
     ],
@@ -90,7 +94,9 @@ def test_bad_files_are_counted(
     package: FakeDistribution, name: str, content: bytes, reason: str
 ) -> None:
     (package.root / "fake" / name).write_bytes(content)
-    documents, skipped = corpus.collect_distribution(package, 100_000, max_file_bytes=20_000)
+    documents, skipped = corpus.gather(
+        corpus.package_documents(package, 100_000, max_file_bytes=20_000)
+    )
     assert skipped[reason] == 1, skipped
     assert len(documents) == 3
     for document in documents:
@@ -99,7 +105,9 @@ def test_bad_files_are_counted(
 
 def test_a_large_file_is_refused_not_cut(package: FakeDistribution) -> None:
     (package.root / "fake" / "big.md").write_bytes(b"x" * 3000)
-    documents, skipped = corpus.collect_distribution(package, 100_000, max_file_bytes=2000)
+    documents, skipped = corpus.gather(
+        corpus.package_documents(package, 100_000, max_file_bytes=2000)
+    )
     assert skipped["larger than the limit"] == 1
     assert len(documents) == 3
 
@@ -107,8 +115,17 @@ def test_a_large_file_is_refused_not_cut(package: FakeDistribution) -> None:
 def test_no_record_is_no_crash(tmp_path: Path) -> None:
     package = FakeDistribution(tmp_path, record="")
     package.read_text = lambda name: None
-    assert corpus.collect_distribution(package, 1000) == ([], Counter({"no list of files": 1}))
+    assert corpus.gather(corpus.package_documents(package, 1000)) == (
+        [],
+        Counter({"no list of files": 1}),
+    )
     assert corpus.supply(package) == 0
+
+
+def documents_of(packages: list[FakeDistribution], folder: Path) -> list[dict]:
+    entries = corpus.collect(packages, 6000, folder)
+    rows = corpus.sorted_rows([folder / f"{e['spool']}.rows" for e in entries], folder / "sort")
+    return list(rows)
 
 
 def test_water_fills_small_packages_first(tmp_path: Path) -> None:
@@ -119,7 +136,7 @@ def test_water_fills_small_packages_first(tmp_path: Path) -> None:
         lines = "\n".join(f"def f{i}():\n    '''{name} {i:>17}'''" for i in range(n))
         (root / "m.py").write_text(lines)
         packages.append(FakeDistribution(root, name))
-    documents, _ = corpus.collect(packages, 6000)
+    documents = documents_of(packages, tmp_path / "one")
     size = Counter()
     for document in documents:
         size[document["package"]] += len(document["text"].encode())
@@ -127,7 +144,7 @@ def test_water_fills_small_packages_first(tmp_path: Path) -> None:
     assert size["Large"] + size["Middle"] + size["Small"] <= 6000
     assert abs(size["Large"] - size["Middle"]) < 100
     assert size["Large"] > 2900
-    assert documents == corpus.collect(packages[::-1], 6000)[0]
+    assert documents == documents_of(packages[::-1], tmp_path / "two")
 
 
 def test_twin_catalogues_count_once(package: FakeDistribution) -> None:
@@ -135,7 +152,7 @@ def test_twin_catalogues_count_once(package: FakeDistribution) -> None:
     folder.mkdir(parents=True)
     (folder / "fake.po").write_text('msgid "Open"\nmsgstr "打开"\n')
     (folder / "fake.mo").write_bytes(b"\xde\x12\x04\x95")
-    documents, skipped = corpus.collect_distribution(package, 10_000)
+    documents, skipped = corpus.gather(corpus.package_documents(package, 10_000))
     assert [d["text"] for d in documents if d["kind"] == "message"] == ["打开"]
     assert skipped["twin of a .po file"] == 1
 
@@ -189,3 +206,125 @@ def test_docstrings_like_python_itself() -> None:
     found = dict(corpus.docstrings(inspect.getsource(textwrap)))
     assert found["TextWrapper"] == inspect.getdoc(textwrap.TextWrapper)
     assert found["dedent"] == inspect.getdoc(textwrap.dedent)
+
+
+def test_a_file_that_was_edited_is_not_the_version_it_says(package: FakeDistribution) -> None:
+    good = package.root / "fake" / "README.md"
+    digest = base64.urlsafe_b64encode(hashlib.sha256(good.read_bytes()).digest()).decode()
+    package.record = f"fake/README.md,sha256={digest.rstrip('=')},16\nfake/a.py,sha256=AAAA,9"
+    documents, reasons = corpus.gather(corpus.package_documents(package, 10_000))
+    assert [d["path"] for d in documents] == ["fake/README.md"]
+    assert documents[0]["sha256"] == hashlib.sha256(good.read_bytes()).hexdigest()
+    assert reasons == Counter({"differs from its RECORD": 1})
+
+
+def test_a_licence_that_forbids_costs_the_package(package: FakeDistribution) -> None:
+    package.metadata.replace_header("License-Expression", "LicenseRef-Proprietary")
+    notices = list(corpus.package_documents(package, 10_000))
+    assert [n.reason for n in notices] == ["licence forbids use"]
+    assert str(notices[0]).startswith("Fake: byte 0: licence forbids use; leave it out")
+
+
+@pytest.mark.parametrize(
+    ("licence", "forbids"),
+    [
+        ("MIT", False),
+        ("unknown", False),
+        ("CC-BY-NC-SA-4.0", True),
+        ("CC BY-ND 3.0", True),
+        ("Other/Proprietary License", True),
+        ("LicenseRef-Proprietary OR MIT", False),
+        ("CC-BY-NC-4.0 OR CC-BY-ND-4.0", True),
+        ("BSD-3-Clause AND MIT", False),
+        ("Creative Commons Attribution Non-Commercial", True),
+    ],
+)
+def test_licences_that_forbid(licence: str, forbids: bool) -> None:
+    assert corpus.licence_forbids(licence) is forbids
+
+
+def test_every_reason_has_an_advice() -> None:
+    raised = set()
+    for call in ast.walk(ast.parse(Path(corpus.__file__).read_text(encoding="utf-8"))):
+        place = {"BadInput": 0, "Notice": 1, "no": 0}.get(
+            getattr(getattr(call, "func", 0), "id", "")
+        )
+        if place is not None and len(call.args) > place:
+            given = call.args[place]
+            parts = [given.body, given.orelse] if isinstance(given, ast.IfExp) else [given]
+            raised |= {p.value for p in parts if isinstance(p, ast.Constant)}
+    assert len(raised) > 20
+    assert raised - set(corpus.ADVICE) - set(corpus.PASSED) == set()
+
+
+def test_the_datasheet_says_what_was_recorded(package: FakeDistribution, tmp_path: Path) -> None:
+    (package.root / "fake" / "bad.md").write_bytes(b"\xff\xfa")
+    entries = corpus.collect([package], 10_000, tmp_path / "spools")
+    tally = corpus.Tally()
+    for row in corpus.sorted_rows([tmp_path / "spools" / f"{entries[0]['spool']}.rows"], tmp_path):
+        tally.add(row)
+    sheet = corpus.datasheet(entries, tally, {"seed": 0})
+    assert sheet == corpus.datasheet(entries, tally, {"seed": 0})
+    assert "| docstring | 2 |" in sheet and "| MIT | 3 |" in sheet
+    assert "- not UTF-8: 1 (save it as UTF-8" in sheet
+
+
+def test_an_interrupted_collection_reads_only_the_rest(tmp_path: Path) -> None:
+    asked = []
+
+    def source(name: str, n: int):
+        for i in range(n):
+            asked.append(name)
+            yield {"id": f"{name}/{i}", "text": "words", "path": "", "package": name}
+            if name == "second" and len(asked) == 5:
+                raise KeyboardInterrupt
+
+    corpus.spool("first", source("first", 3), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        corpus.spool("second", source("second", 4), tmp_path)
+    asked.clear()
+    entries = [corpus.spool(n, source(n, k), tmp_path) for n, k in (("first", 3), ("second", 4))]
+    assert asked == ["second"] * 4  # the complete one was not asked
+    rows = list(corpus.sorted_rows([tmp_path / f"{e['spool']}.rows" for e in entries], tmp_path))
+    assert [r["id"] for r in rows] == [f"first/{i}" for i in range(3)] + [
+        f"second/{i}" for i in range(4)
+    ]
+    with (tmp_path / f"{entries[0]['spool']}.rows").open("a") as file:
+        file.write("torn")  # the size differs from the one that was noted: read it again
+    corpus.spool("first", source("first", 3), tmp_path)
+    assert asked == ["second"] * 4 + ["first"] * 3
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 200, 1 << 20])
+def test_sorting_on_disk_is_sorting(tmp_path: Path, piece_bytes: int) -> None:
+    ids = [f"{(i * 7919) % 101:03d}/é{i}" for i in range(300)]
+    rows = [{"id": i, "text": "\u2028 a\nb", "path": "p", "package": "x"} for i in ids]
+    (tmp_path / "a").write_text("".join(map(corpus.dump, rows)), encoding="utf-8")
+    found = list(corpus.sorted_rows([tmp_path / "a"], tmp_path / "pieces", piece_bytes))
+    assert found == sorted(rows, key=lambda r: r["id"])
+    assert not list(tmp_path.glob("pieces/*"))
+    (tmp_path / "b").write_text(corpus.dump(rows[0]), encoding="utf-8")
+    twice = list(
+        corpus.sorted_rows([tmp_path / "a", tmp_path / "b"], tmp_path / "pieces", piece_bytes)
+    )
+    notices = [n for n in twice if isinstance(n, corpus.Notice)]
+    assert [n.reason for n in notices] == ["identifier occurs twice"] and len(twice) == 301
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_shards_hold_the_rows_and_repeat(tmp_path: Path, form: str) -> None:
+    origin = dict(source="file", package="p", version="", licence="MIT", url="", time="")
+    rows = [
+        corpus.raw_document(origin, "a", f"#{i:03d}", f"row {i}\n\u2028é" * 9, "0" * 64)
+        for i in range(50)
+    ]
+    rows.append(corpus.raw_document(origin, "b.html", "", "<p>x</p>", "0" * 64, "text/html"))
+    one = corpus.write_shards(iter(rows), tmp_path / "one", form, 1000)
+    two = corpus.write_shards(iter(rows), tmp_path / "two", form, 1000)
+    assert len(one) > 2 and one == two
+    assert list(corpus.read_shards(tmp_path / "one")) == rows
+    victim = tmp_path / "one" / one[1]["file"]
+    victim.write_bytes(victim.read_bytes()[:-4])
+    items = list(corpus.read_shards(tmp_path / "one"))
+    assert [i.reason for i in items if isinstance(i, corpus.Notice)] == ["wrong sha256"]
+    assert sum(isinstance(i, dict) for i in items) == len(rows) - one[1]["rows"]

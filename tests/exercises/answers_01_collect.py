@@ -35,5 +35,32 @@ def ends_inside(path):
     return not path.startswith("/") and parts.count("..") * 2 <= len(parts)
 
 
-RIGHT = {1: is_permissive, 2: 9, 3: stays_inside}
-WRONG = {1: [any_named, all_named, "MIT"], 2: [6, 10, "9"], 3: [no_dots, ends_inside]}
+def decide(rules, path):
+    found = [(len(prefix), ok) for prefix, ok in rules if path.startswith(prefix)]
+    return max(found)[1] if found else True
+
+
+def first_rule(rules, path):
+    return next((ok for prefix, ok in rules if path.startswith(prefix)), True)
+
+
+def any_no(rules, path):
+    return not any(path.startswith(prefix) and not ok for prefix, ok in rules)
+
+
+def no_default(rules, path):
+    found = [(len(prefix), ok) for prefix, ok in rules if path.startswith(prefix)]
+    return max(found, default=(0, False))[1]
+
+
+def first_of_longest(rules, path):
+    found = [(prefix, ok) for prefix, ok in rules if path.startswith(prefix)]
+    return max(found, key=lambda rule: len(rule[0]))[1] if found else True
+
+
+RIGHT = {1: is_permissive, 2: decide, 3: stays_inside}
+WRONG = {
+    1: [any_named, all_named, "MIT"],
+    2: [first_rule, any_no, no_default, first_of_longest, "/a"],
+    3: [no_dots, ends_inside],
+}
