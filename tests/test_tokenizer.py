@@ -201,6 +201,14 @@ def test_long_words_take_the_other_road_to_the_same_cut(bpe):
     assert bpe_pieces_long("aaa", {("a", "a"): 0}) == ["aa", "a"]
 
 
+def test_old_entries_wait_for_their_turn():
+    # after b + c the entry of (a, b) is old, and (a, bc) is in line behind (d, e)
+    ranks = {("b", "c"): 0, ("a", "b"): 1, ("d", "e"): 2, ("bc", "d"): 3, ("a", "bc"): 4}
+    assert bpe_pieces_long("abcde", ranks) == bpe_pieces("abcde", ranks) == ["abc", "de"]
+    ranks = {("b", "c"): 0, ("a", "b"): 1, ("bc", "d"): 2, ("a", "bc"): 3}
+    assert bpe_pieces_long("abcd", ranks) == bpe_pieces("abcd", ranks) == ["a", "bcd"]
+
+
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
 def test_a_word_of_a_megabyte_is_encoded(kind, tmp_path):
     build, roles = (build_bpe, BPE_ROLES) if kind == "bpe" else (build_wordpiece, WORDPIECE_ROLES)
@@ -328,6 +336,9 @@ def test_most_probable_words():
     frequency = {"研究": 9, "研究生": 4, "生命": 8, "命": 2}
     assert segment_words("研究生命", frequency, 23) == ["研究", "生命"]
     assert segment_words("研究生命", frequency | {"研究": 1}, 23) == ["研究生", "命"]
+    # 6 * 1 for the likelier first word, 5 * 8 for the likelier cut
+    likelier = {"研究": 5, "研究生": 6, "生命": 8, "命": 1}
+    assert segment_words("研究生命", likelier, 20) == ["研究", "生命"]
     assert segment_words("aab", {"a": 0, "aa": 1}, 1) == ["aa", "b"]
     # equally probable (1/1 each): the longer first word, as jieba decides it
     assert segment_words("abc", {"a": 1, "bc": 1, "ab": 1, "c": 1}, 1) == ["ab", "c"]

@@ -111,8 +111,8 @@ def check_room(
     vocab_size: int,  # tokens that are wanted
     symbols: list[str],  # special tokens and alphabet, which must all find a place
     who: str,  # the function that asks, for the message
-) -> None:
-    "ValueError if the vocabulary is smaller than what it starts from, or a symbol stands twice."
+) -> list[str]:  # `symbols`; ValueError if they do not fit, or one stands twice
+    "A vocabulary must hold what it starts from."
     if vocab_size < len(symbols):
         raise ValueError(
             f"{who}: vocab_size must be at least {len(symbols)} (special tokens and alphabet), "
@@ -120,6 +120,7 @@ def check_room(
         )
     if twice := [s for s, n in Counter(symbols).items() if n > 1]:
         raise ValueError(f"{who}: symbol {twice[0]!r} stands twice; special tokens must be unique")
+    return symbols
 
 # %% ../../nbs/01_data/04_tokenize.ipynb #7482859b
 def train_merges(
@@ -129,8 +130,7 @@ def train_merges(
     prefix: str = "",  # written before a symbol inside a word: "" (BPE) or "##" (WordPiece)
 ) -> tuple[list[str], list[tuple[str, str]]]:  # symbols by id, merges in order
     "Byte-pair encoding (Sennrich et al. 2016, alg. 1): merge the most frequent pair, again and again."
-    symbols = list(symbols)
-    check_room(vocab_size, symbols, "train_merges")
+    symbols = check_room(vocab_size, list(symbols), "train_merges")
     id_of = {s: i for i, s in enumerate(symbols)}
     words, counts = [], list(word_counts.values())
     for word in word_counts:
