@@ -3,9 +3,12 @@
 import json
 import unicodedata
 
+import jieba
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from transformers import BertTokenizer
+from transformers.models.bert.tokenization_bert_legacy import BasicTokenizer, WordpieceTokenizer
 
 from llmchain.data.tokenizer import (
     BPE_ROLES,
@@ -15,10 +18,13 @@ from llmchain.data.tokenizer import (
     build_bpe,
     build_wordpiece,
     decode_bpe,
+    encode_batch,
     encode_bpe,
     encode_wordpiece,
     load_encoder,
+    load_fast_encoder,
     save_tokenizer,
+    segment_words,
     train_bpe,
     train_wordpiece,
 )
@@ -39,14 +45,27 @@ OLD = [
 ]
 LETTERS = [c for c in OLD if ord(c) < 0x3000]
 EMOJI = [chr(c) for c in range(0x1F300, 0x1F650)]
+CONTROL = [
+    *map(chr, range(160)),
+    *"\u00ad\u200b\u200d\u200e\u202e\u2028\u2029\u2060\u3000\ufeff\ufffd",
+]
 
 
 def odd_strings(n: int, seed: int) -> list[str]:
-    """Strings that break tokenizers: random Unicode, white space, mixed languages, emoji."""
+    """Strings that break tokenizers: random Unicode, white space, control characters, mixed
+    languages, emoji; one of two hundred is a word of hundreds to thousands of characters."""
     rng = np.random.default_rng(seed)
     strings = []
-    for kind in rng.integers(0, 5, n):
-        pool = (OLD, WORDS, LETTERS, [chr(c) for c in range(1, 127)], EMOJI + WORDS)[kind]
+    for number, kind in enumerate(rng.integers(0, 6, n)):
+        pool = (OLD, WORDS, LETTERS, CONTROL, EMOJI + WORDS, list("thetokenizr"))[kind]
+        if number % 200 == 0:
+            pool = (list("thetokenizr"), list("语言模型的世界"), list("aé"), EMOJI)[
+                number // 200 % 4
+            ]
+            strings.append(
+                "".join(pool[i] for i in rng.integers(0, len(pool), 50 * (kind + 2) ** 2))
+            )
+            continue
         parts = [pool[i] for i in rng.integers(0, len(pool), rng.integers(1, 16))]
         strings.append(("", " ", "", "", "\n")[rng.integers(5)].join(parts))
     return strings
@@ -101,12 +120,67 @@ def test_encoder_is_id_exact(name, bpe, wordpiece, tmp_path):
     save_tokenizer(tokenizer, tmp_path, roles, ["input_ids"], 512)
     reference = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     reference.encode_special_tokens = True
-    encoder = load_encoder(tmp_path)
     strings = odd_strings(N_STRINGS, seed=1)
-    expected = reference.encode_batch_fast(strings, add_special_tokens=False)
-    wrong = [s for s, e in zip(strings, expected, strict=True) if encoder.encode(s) != e.ids]
-    print(f"{name}: {len(strings):,} strings, {len(wrong)} differ")
-    assert not wrong, [ascii(s) for s in wrong[:3]]
+    expected = [e.ids for e in reference.encode_batch_fast(strings, add_special_tokens=False)]
+    for load in (load_encoder, load_fast_encoder):
+        ids = encode_batch(load(tmp_path), strings)
+        wrong = [s for s, a, b in zip(strings, ids, expected, strict=True) if a != b]
+        print(f"{name}, {load.__name__}: {len(strings):,} strings, {len(wrong)} differ")
+        assert not wrong, [ascii(s) for s in wrong[:3]]
+
+
+@pytest.mark.slow
+def test_wordpiece_is_id_exact_with_transformers(wordpiece, tmp_path):
+    """The same strings in `BertTokenizer`, with [CLS] and [SEP] around them as it writes them."""
+    save_tokenizer(wordpiece, tmp_path, WORDPIECE_ROLES, ["input_ids"], 512)
+    vocab = vocabulary(wordpiece)["vocab"]
+    theirs = BertTokenizer(vocab=vocab, split_special_tokens=True, model_max_length=10**6)
+    strings = odd_strings(N_STRINGS, seed=1)
+    ids = encode_batch(load_encoder(tmp_path), strings)
+    wrong = 0
+    for begin in range(0, N_STRINGS, 10_000):
+        some = slice(begin, begin + 10_000)
+        expected = theirs(strings[some])["input_ids"]
+        wrong += sum([2, *a, 3] != b for a, b in zip(ids[some], expected, strict=True))
+    print(f"BertTokenizer: {len(strings):,} strings, {wrong} differ")
+    assert not wrong
+
+
+def test_wordpiece_agrees_with_google_s_python(wordpiece, tmp_path):
+    """The tokenizer that came with BERT, in Python, shares our edition of Unicode: any character
+    goes, but the 256 ideographs from U+2B820, which the library (and so we) takes for letters."""
+    save_tokenizer(wordpiece, tmp_path, WORDPIECE_ROLES, ["input_ids"], 512)
+    vocab = vocabulary(wordpiece)["vocab"]
+    cut, pieces = BasicTokenizer(), WordpieceTokenizer(vocab, "[UNK]")
+    encoder = load_encoder(tmp_path)
+    for s in odd_strings(5000, seed=5):
+        expected = [vocab[p] for w in cut.tokenize(s) for p in pieces.tokenize(w)]
+        assert encoder.encode(s) == expected, ascii(s)
+    skipped = [*range(0x2B820, 0x2B920)]
+    every = [
+        c for c in map(chr, range(0x30000)) if unicodedata.category(c) not in ("Cn", "Cs", "Co")
+    ]
+    texts = [f"a{c}b" for c in every if ord(c) not in skipped]
+    wrong = [t for t in texts if cut.tokenize(t) != [w for w in bert_words(t) if w]]
+    print(f"{len(texts):,} characters, {len(wrong)} cut unlike BERT's own code")
+    assert len(texts) > 100_000 and not wrong, [ascii(t) for t in wrong[:3]]
+
+
+def test_segmentation_is_jieba_s():
+    """Sentences and nonsense; the Markov model for unknown words is off."""
+    jieba.setLogLevel("ERROR")
+    words = jieba.Tokenizer()
+    words.FREQ, words.total = words.gen_pfdict(words.get_dict_file())  # no cache on the disk
+    words.initialized = True
+    assert words.total > 10**7 and len(words.FREQ) > 300_000
+    rng = np.random.default_rng(6)
+    known = [w for w in words.FREQ if len(w) > 1 and all("\u4e00" <= c <= "\u9fd5" for c in w)]
+    rare = [chr(c) for c in range(0x4E00, 0x9FD6)]
+    runs = ["".join(known[i] for i in rng.integers(0, len(known), 5)) for _ in range(2000)]
+    runs += ["".join(rare[i] for i in rng.integers(0, len(rare), 9)) for _ in range(500)]
+    runs += ["语言模型在预训练之后微调", "研究生命起源", "南京市长江大桥", "乒乓球拍卖完了"]
+    for run in runs:
+        assert segment_words(run, words.FREQ, words.total) == words.lcut(run, HMM=False), run
 
 
 def test_plain_encoders_agree_with_the_one_that_remembers(bpe, wordpiece, tmp_path):
