@@ -26,7 +26,7 @@ def shingles_by_hand(text: str, n: int) -> set[tuple[str, ...]]:
 def test_jaccard_is_that_of_python_sets(texts: list[str], n: int) -> None:
     shingles, borders = dedup.shingle_sets(texts, n)
     pairs = np.array(list(itertools.combinations(range(len(texts)), 2)))
-    ours = dedup.jaccard(pairs, shingles, borders, block=7)
+    ours = dedup.jaccard(pairs, shingles, borders, cells=70)
     for (i, j), value in zip(pairs.tolist(), ours, strict=True):
         a, b = shingles_by_hand(texts[i], n), shingles_by_hand(texts[j], n)
         assert value == len(a & b) / len(a | b)
@@ -63,12 +63,15 @@ def test_runs_are_sums_of_powers(texts: list[str], n: int) -> None:
     assert list(zip(place.tolist(), value.tolist(), strict=True)) == expected
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=40), min_size=1, max_size=9))
-def test_distinct_values_are_counted(groups: list[list[int]]) -> None:
-    values = np.array([v for g in groups for v in g], np.uint64)
-    ours = dedup.distinct_counts(values, np.array([len(g) for g in groups]), cells=64)
-    assert ours.tolist() == [len(set(g)) for g in groups]
+def test_jaccard_of_long_and_short_documents() -> None:
+    rng = np.random.default_rng(8)
+    words = [f"w{i}" for i in range(40)]
+    texts = [" ".join(rng.choice(words, n)) for n in (1, 2, 9, 33, 64, 65, 700, 3000) for _ in "ab"]
+    pairs = np.array(list(itertools.combinations(range(len(texts)), 2)))
+    ours = dedup.jaccard(pairs, *dedup.shingles(texts, 2))
+    for (i, j), value in zip(pairs.tolist(), ours, strict=True):
+        a, b = shingles_by_hand(texts[i], 2), shingles_by_hand(texts[j], 2)
+        assert value == len(a & b) / len(a | b)
 
 
 def test_shingles_do_not_cross_documents() -> None:

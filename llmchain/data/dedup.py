@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WORD', 'BASE', 'exact_key', 'keep_first', 'other_letters', 'word_spans', 'mix', 'word_numbers', 'word_runs',
-           'shingles', 'shingle_sets', 'distinct_counts', 'jaccard', 'signatures', 'draw_hash', 'sketches',
+           'shingles', 'shingle_sets', 'distinct_in_rows', 'jaccard', 'signatures', 'draw_hash', 'sketches',
            'meeting_chance', 'choose_bands', 'band_keys', 'candidate_pairs', 'Plan', 'make_plan', 'document_keys',
            'true_similarities', 'search', 'text_blocks', 'near_duplicates', 'edited', 'all_pairs', 'clusters',
            'choose_kept', 'repeated_passages', 'joined_numbers', 'without_passages', 'split_of', 'shared_runs',
@@ -170,42 +170,40 @@ def shingle_sets(
     return value[new], np.searchsorted(owner[new], np.arange(len(texts) + 1)).astype(np.int64)
 
 # %% ../../nbs/01_data/03_deduplicate.ipynb #2f8d6b13
-def distinct_counts(
-    values: np.ndarray,  # (S,) uint64
-    lengths: np.ndarray,  # (G,) int64, at least 1 each: how the values divide into stretches
-    cells: int = 1 << 18,  # values sorted at once: they should fit into the processor's cache
-) -> np.ndarray:  # (G,) int64
-    "How many different values each stretch holds."
-    first = np.cumsum(lengths) - lengths
-    width = 1 << np.ceil(np.log2(np.maximum(lengths, 8))).astype(np.int64)
-    out = np.empty(len(lengths), np.int64)
-    for w in np.unique(width).tolist():
-        group = np.flatnonzero(width == w)
-        for i in range(0, len(group), max(1, cells // w)):
-            rows = group[i : i + max(1, cells // w)]
-            column = np.minimum(np.arange(w), lengths[rows, None] - 1)
-            table = np.sort(values[first[rows, None] + column], axis=1)  # (rows, w)
-            out[rows] = 1 + np.count_nonzero(table[:, 1:] != table[:, :-1], axis=1)
-    return out
+def distinct_in_rows(
+    table: np.ndarray,  # (M, w) any integers, w at least 1; sorted in place
+) -> np.ndarray:  # (M,) int64
+    "How many different values each row holds."
+    table.sort(axis=1)
+    return 1 + np.count_nonzero(table[:, 1:] != table[:, :-1], axis=1)
 
 
 def jaccard(
     pairs: np.ndarray,  # (P, 2) documents
     shingles: np.ndarray,  # (S,) uint64, repetitions do not matter
     borders: np.ndarray,  # (N+1,) where each document starts; none may be empty
-    block: int = 1 << 12,  # pairs compared at once
+    cells: int = 1 << 16,  # values sorted at once: they should fit into the processor's cache
 ) -> np.ndarray:  # (P,) the true similarity, 0 to 1
     "The Jaccard similarity of each pair from the sets themselves, no estimate."
     length = np.diff(borders)
-    size = distinct_counts(shingles, length)
-    out = np.empty(len(pairs))
-    for i in range(0, len(pairs), block):
-        both = pairs[i : i + block].ravel()  # A, B, A, B …
-        shift = np.cumsum(length[both]) - length[both]
-        index = np.arange(length[both].sum()) - np.repeat(shift - borders[both], length[both])
-        union = distinct_counts(shingles[index], length[both].reshape(-1, 2).sum(1))
-        out[i : i + block] = (size[both].reshape(-1, 2).sum(1) - union) / union
-    return out
+    step = 1 << np.maximum(np.log2(np.maximum(length, 1)).astype(np.int64) - 2, 3)
+    widths, kind = np.unique(-(-length // step) * step, return_inverse=True)  # 4 to an octave
+    tables, row, size = [], np.empty_like(length), np.empty_like(length)
+    for k, w in enumerate(widths.tolist()):
+        group = np.flatnonzero(kind == k)
+        column = np.minimum(np.arange(w), length[group, None] - 1)
+        tables.append(shingles[borders[group, None] + column])  # (documents of this width, w)
+        row[group], size[group] = np.arange(len(group)), distinct_in_rows(tables[-1])
+    union, meeting = np.empty(len(pairs), np.int64), kind[pairs] @ np.array([len(widths), 1])
+    for code in np.unique(meeting).tolist():
+        group, (a, b) = np.flatnonzero(meeting == code), divmod(code, len(widths))
+        count = max(1, cells // int(widths[a] + widths[b]))
+        for i in range(0, len(group), count):
+            some = group[i : i + count]
+            left, right = row[pairs[some]].T
+            both = np.concatenate([tables[a][left], tables[b][right]], 1)
+            union[some] = distinct_in_rows(both)
+    return (size[pairs].sum(1) - union) / union
 
 # %% ../../nbs/01_data/03_deduplicate.ipynb #f6c0db7b
 def signatures(
