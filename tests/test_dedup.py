@@ -151,6 +151,14 @@ def test_bands_keep_the_promised_chance() -> None:
         assert n * bands * 0.03**rows <= 2, "a document meets more than one stranger"
 
 
+def test_the_s_curve_is_what_happens() -> None:
+    rng = np.random.default_rng(6)
+    similarity, bands, rows = 0.6, 4, 3
+    agree = rng.random((20_000, bands, rows)) < similarity
+    met = agree.all(2).any(1).mean()
+    assert abs(dedup.meeting_chance(similarity, bands, rows) - met) < 0.02
+
+
 def test_rows_grow_with_the_logarithm_of_the_documents() -> None:
     rows = [dedup.choose_bands(10**power, 0.7, 0.95, 0.05)[1] for power in range(1, 13)]
     assert rows == sorted(rows) and rows[-1] <= 12
@@ -293,6 +301,19 @@ def test_order_does_not_matter_in_a_crowd(seed: int, documents: int) -> None:
 def test_blocks_end_where_they_should() -> None:
     blocks = list(dedup.text_blocks(["abc", "d", "efgh", "", "i"], characters=4, documents=2))
     assert blocks == [["abc", "d"], ["efgh"], ["", "i"]]
+
+
+def test_blocks_without_candidates_are_counted() -> None:
+    texts = [f"{c}{i} {c}{i + 1} {c}{i + 2} {c}{i + 3}" for i, c in enumerate("abcdefgh")]
+    texts += [texts[5], "p q r s t", "u v w x y", "p q r s t"]
+    plan = dedup.make_plan(len(texts))
+    pairs, similarity, _ = dedup.search(lambda: dedup.text_blocks(texts, documents=2), plan)
+    assert pairs.tolist() == [[5, 8], [9, 11]] and similarity.tolist() == [1, 1]
+
+
+def test_equally_long_copies_are_chosen_by_name() -> None:
+    kept, removed = dedup.choose_kept(["aa", "bb", "c"], ["z", "a", "b"], np.array([[0, 1]]))
+    assert kept == [1, 2] and removed == {0: 1}
 
 
 def test_documents_without_words_are_no_trouble() -> None:
