@@ -65,18 +65,18 @@ def documents(n: int, seed: int = 0) -> Iterator[str]:
     rng = np.random.default_rng(seed)
     known, chance = vocabulary(rng)
     notice = " ".join(known[i] for i in np.searchsorted(chance, rng.random(30)))
-    recent: list[list[str]] = []  # what may be copied; 1 in 5, so that copies lie far apart
+    sources: list[list[str]] = []  # what may be copied: 1 in 5, so two copies of each at any size
     for start in range(0, n, 1000):
         lengths = rng.integers(60, 261, min(1000, n - start))
         drawn = np.searchsorted(chance, rng.random(int(lengths.sum()))).tolist()
         at = 0
         for length in lengths.tolist():
-            if recent and rng.random() < 0.3:
-                words = edited(recent[rng.integers(len(recent))], known, rng)
+            if sources and rng.random() < 0.3:
+                words = edited(sources[rng.integers(len(sources))], known, rng)
             else:
                 words = [known[i] for i in drawn[at : at + length]]
-                if len(recent) < 20_000 and rng.random() < 0.2:
-                    recent.append(words)
+                if rng.random() < 0.2:
+                    sources.append(words)
             at += length
             text = " ".join(words)
             yield f"{text} {notice}" if rng.random() < 0.03 else text

@@ -136,6 +136,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'llmchain/data/dedup.py'),
                                      'llmchain.data.dedup.other_letters': ( '01_data/deduplicate.html#other_letters',
                                                                             'llmchain/data/dedup.py'),
+                                     'llmchain.data.dedup.ray_mapper': ('01_data/deduplicate.html#ray_mapper', 'llmchain/data/dedup.py'),
                                      'llmchain.data.dedup.repeated_passages': ( '01_data/deduplicate.html#repeated_passages',
                                                                                 'llmchain/data/dedup.py'),
                                      'llmchain.data.dedup.scale_out': ('01_data/deduplicate.html#scale_out', 'llmchain/data/dedup.py'),

@@ -3,11 +3,13 @@
 import itertools
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Project, chapter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -311,6 +313,32 @@ def test_blocks_without_candidates_are_counted() -> None:
     assert pairs.tolist() == [[5, 8], [9, 11]] and similarity.tolist() == [1, 1]
 
 
+def test_a_cluster_of_two_workers_finds_the_same() -> None:
+    """Ray Data is an extra of its own: skipped, and said, where it is not installed."""
+    pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        mapper = dedup.ray_mapper(ray.get_runtime_context().gcs_address, workers=2)
+        assert mapper is not map and mapper(len, []) == []
+        texts = templates(120) + [" ".join(f"u{i}v{k}" for k in range(30)) for i in range(80)]
+        plan = dedup.make_plan(len(texts))
+
+        def blocks():
+            return dedup.text_blocks(texts, documents=40)
+
+        here, there = dedup.search(blocks, plan), dedup.search(blocks, plan, mapper)
+    finally:
+        ray.shutdown()
+    assert len(here[0]) > 100 and here[2] == there[2]
+    assert (here[0] == there[0]).all() and (here[1] == there[1]).all()
+
+
+def test_without_a_cluster_blocks_are_computed_here() -> None:
+    assert dedup.ray_mapper(None) is map and dedup.ray_mapper("") is map
+
+
 def test_equally_long_copies_are_chosen_by_name() -> None:
     kept, removed = dedup.choose_kept(["aa", "bb", "c"], ["z", "a", "b"], np.array([[0, 1]]))
     assert kept == [1, 2] and removed == {0: 1}
@@ -414,3 +442,46 @@ def test_paper_follows_the_number_of_documents() -> None:
     assert one["reading"] == pytest.approx(1.5e12 / 1e7 / 3600 / 100)
     assert one["sending"] == pytest.approx((one["shuffle"] + one["judge"]) / 1e10 / 3600)
     assert one["price"] == pytest.approx(one["hours"] * 100 * 0.1)
+
+
+def clean_documents(leak: str) -> str:
+    """Code of a chapter that makes corpus/clean; one of its documents holds `leak`."""
+    return f"""
+import numpy as np
+rng = np.random.default_rng(0)
+known = np.array([f"w{{i}}" for i in range(4000)])
+rows = []
+for i in range(1500):
+    text = " ".join(rng.choice(known, 60)) + "."
+    row = dict(id=f"d{{i:04d}}", text=text, lang="en", package="p", path=f"{{i}}.py")
+    rows.append(row)
+rows[7]["text"] += " " + {leak!r}
+ch.write("corpus/clean", rows)
+ch.claim("rows", len(rows), equal=1500)"""
+
+
+@pytest.mark.slow
+def test_a_run_whose_test_data_leak_fails_its_claim(project: Project) -> None:
+    """The real chapter on a corpus with one question of the customers in it."""
+    root = Path(__file__).parents[1]
+    shutil.rmtree(project.root / "data")
+    (project.root / "data").symlink_to(root / "data")
+    name = "nbs/01_data/03_deduplicate.ipynb"
+    shutil.copy(root / name, project.root / name)
+    for other in ("01_first", "02_second", "03_aside"):
+        (project.root / "nbs" / "01_data" / f"{other}.ipynb").unlink()
+    (project.root / "settings.ini").write_text("[smoke]\n", encoding="utf-8")
+    with (root / "data/customer_service/test.jsonl").open(encoding="utf-8") as lines:
+        questions = [json.loads(line)["text"] for line in lines]
+    leak = max(questions, key=len)
+    made = chapter("02_clean", "", "corpus/clean", body=clean_documents(leak))
+    project.put("02_clean", made)
+    words = ("03_deduplicate", "-p", "03_deduplicate.tier=embedded")
+    leaky = project.summary(*words, "-p", "03_deduplicate.decontaminate=false")
+    errors = {c["id"]: c.get("error") or "" for c in leaky["chapters"]}
+    assert not errors["02_clean"] and leaky["code"] == 1, errors
+    assert "claim contaminated_documents: 1 is not 0" in errors["03_deduplicate"]
+    clean = project.summary(*words)
+    assert clean["code"] == 0, [c.get("error") for c in clean["chapters"]]
+    entry = next(c for c in clean["chapters"] if c["id"] == "03_deduplicate")
+    assert entry["metrics"]["n_contaminated"] == 1

@@ -7,8 +7,8 @@ __all__ = ['WORD', 'BASE', 'exact_key', 'keep_first', 'other_letters', 'word_spa
            'shingles', 'shingle_sets', 'distinct_in_rows', 'jaccard', 'signatures', 'draw_hash', 'sketches',
            'meeting_chance', 'choose_bands', 'band_keys', 'candidate_pairs', 'Plan', 'make_plan', 'document_keys',
            'true_similarities', 'search', 'text_blocks', 'near_duplicates', 'edited', 'all_pairs', 'clusters',
-           'choose_kept', 'repeated_passages', 'joined_numbers', 'without_passages', 'split_of', 'shared_runs',
-           'scale_out']
+           'choose_kept', 'ray_mapper', 'repeated_passages', 'joined_numbers', 'without_passages', 'split_of',
+           'shared_runs', 'scale_out']
 
 # %% ../../nbs/01_data/03_deduplicate.ipynb #6e81f47c
 import functools
@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 
 import numpy as np
 import scipy.sparse
@@ -527,6 +528,36 @@ def choose_kept(
     "Of each cluster the longest text stays; of equally long ones the first by identifier."
     wish = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), names[i]))
     return keep_first(clusters(len(texts), pairs).tolist(), wish)
+
+# %% ../../nbs/01_data/03_deduplicate.ipynb #c0a7f5e9
+def ray_mapper(
+    address: str | None,  # of a running Ray cluster, or None
+    workers: int = 2,  # blocks that are computed at the same time, at least 1
+) -> Callable:  # like `map`
+    "`map` on a cluster by Ray Data; `map` itself where there is none. ImportError without Ray Data."
+    if not address:
+        return map
+    try:  # by name, when it is wanted: an extra that takes a second, and no chapter preloads it
+        ray, data = import_module("ray"), import_module("ray.data")
+    except ImportError as error:
+        raise ImportError(f"ray_mapper: pip install 'llmchain[raydata]' ({error})") from None
+    if not ray.is_initialized():
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
+    data.DataContext.get_current().enable_progress_bars = False
+
+    def mapper(function: Callable, blocks: Iterable[list[str]]) -> list:
+        rows = [{"number": i, "texts": block} for i, block in enumerate(blocks)]
+        if not rows:
+            return []
+
+        def compute(row: dict) -> dict:
+            return {"number": row["number"], "result": function(list(row["texts"]))}
+
+        given = data.from_items(rows, override_num_blocks=len(rows))
+        done = given.map(compute, compute=data.TaskPoolStrategy(size=workers)).take_all()
+        return [row["result"] for row in sorted(done, key=lambda row: row["number"])]
+
+    return mapper
 
 # %% ../../nbs/01_data/03_deduplicate.ipynb #0e8c4f71
 def repeated_passages(
