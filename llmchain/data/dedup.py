@@ -7,7 +7,7 @@ __all__ = ['WORD', 'BASE', 'exact_key', 'keep_first', 'other_letters', 'word_spa
            'shingles', 'shingle_sets', 'distinct_in_rows', 'jaccard', 'signatures', 'draw_hash', 'sketches',
            'meeting_chance', 'choose_bands', 'band_keys', 'candidate_pairs', 'Plan', 'make_plan', 'document_keys',
            'true_similarities', 'search', 'text_blocks', 'near_duplicates', 'edited', 'all_pairs', 'clusters',
-           'choose_kept', 'ray_mapper', 'repeated_passages', 'joined_numbers', 'without_passages', 'split_of',
+           'choose_kept', 'ray_mapper', 'joined_numbers', 'repeated_passages', 'without_passages', 'split_of',
            'shared_runs', 'scale_out']
 
 # %% ../../nbs/01_data/03_deduplicate.ipynb #6e81f47c
@@ -383,9 +383,7 @@ def document_keys(
 # %% ../../nbs/01_data/03_deduplicate.ipynb #8a5b1c37
 def true_similarities(
     pairs: np.ndarray,  # (P, 2) documents
-    blocks: Callable[
-        [], Iterable[list[str]]
-    ],  # gives all documents, block by block, from the start
+    blocks: Callable[[], Iterable[list[str]]],  # all documents, from the start each time
     n: int,  # words in one shingle
     mapper: Callable = map,  # like `map`: applies a function to each block, in order
 ) -> np.ndarray:  # (P,) 0 to 1
@@ -410,11 +408,9 @@ def true_similarities(
     borders = np.concatenate([[0], np.cumsum(length)])
     return jaccard(np.searchsorted(wanted, pairs), value, borders)
 
-
+# %% ../../nbs/01_data/03_deduplicate.ipynb #a3b8e6d1
 def search(
-    blocks: Callable[
-        [], Iterable[list[str]]
-    ],  # gives all documents, block by block, from the start
+    blocks: Callable[[], Iterable[list[str]]],  # all documents, from the start each time
     plan: Plan,  # bands, rows and hash function
     mapper: Callable = map,  # like `map`: applies a function to each block, in order
 ) -> tuple[np.ndarray, np.ndarray, dict]:  # (P, 2) pairs i < j; (P,) true similarity; counts
@@ -559,6 +555,16 @@ def ray_mapper(
 
     return mapper
 
+# %% ../../nbs/01_data/03_deduplicate.ipynb #5be90d17
+def joined_numbers(
+    texts: Iterable[str],  # N documents
+) -> tuple[np.ndarray, np.ndarray]:  # (W,) uint64; (N+1,) int64 borders
+    "`word_numbers` of many documents, block by block so that the working arrays stay small."
+    parts = [word_numbers(block) for block in text_blocks(texts)]
+    lengths = np.concatenate([np.zeros(0, np.int64), *(np.diff(b) for _, b in parts)])
+    numbers = np.concatenate([np.zeros(0, np.uint64), *(n for n, _ in parts)])
+    return numbers, np.concatenate([[0], np.cumsum(lengths)])
+
 # %% ../../nbs/01_data/03_deduplicate.ipynb #0e8c4f71
 def repeated_passages(
     texts: Sequence[str],  # N documents, the most wanted first: its passages are the originals
@@ -586,16 +592,6 @@ def repeated_passages(
     first, last = word[starts], word[np.roll(starts, -1)]
     shift = borders[owner[first]]
     return np.stack([owner[first], first - shift, last + 1 - shift], 1)
-
-
-def joined_numbers(
-    texts: Iterable[str],  # N documents
-) -> tuple[np.ndarray, np.ndarray]:  # (W,) uint64; (N+1,) int64 borders
-    "`word_numbers` of many documents, block by block so that the working arrays stay small."
-    parts = [word_numbers(block) for block in text_blocks(texts)]
-    lengths = np.concatenate([np.zeros(0, np.int64), *(np.diff(b) for _, b in parts)])
-    numbers = np.concatenate([np.zeros(0, np.uint64), *(n for n, _ in parts)])
-    return numbers, np.concatenate([[0], np.cumsum(lengths)])
 
 # %% ../../nbs/01_data/03_deduplicate.ipynb #f4a60c28
 def without_passages(
