@@ -200,6 +200,9 @@ class Cluster:
         job["notebook"] = str(Path(job["notebook"]).relative_to(self._root))
         own = ("LLMCHAIN_THREADS", "OMP_NUM_THREADS", "PYTHONHASHSEED", "TOKENIZERS_PARALLELISM", "MPLBACKEND")  # fmt: skip
         told = {k: environment[k] for k in (*own, *TOLD) if k in environment}
+        told["LLMCHAIN_RAY"] = (
+            ray.get_runtime_context().gcs_address
+        )  # for chapters that share out blocks
         device = device_class()
 
         @ray.remote(max_retries=3)
