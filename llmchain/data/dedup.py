@@ -536,7 +536,7 @@ def ray_mapper(
     try:  # by name, when it is wanted: an extra that takes a second, and no chapter preloads it
         ray, data = import_module("ray"), import_module("ray.data")
     except ImportError as error:
-        raise ImportError(f"ray_mapper: pip install 'llmchain[raydata]' ({error})") from None
+        raise ImportError(f"ray_mapper: pip install 'llmchain[scale]' ({error})") from None
     if not ray.is_initialized():
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     data.DataContext.get_current().enable_progress_bars = False
