@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmchain.data import dedup
+from llmchain.workbench.contract import read_chapters
 
 WORDS = st.lists(st.sampled_from("a b c d e f g".split()), max_size=12).map(" ".join)
 
@@ -427,6 +428,15 @@ def test_an_evaluation_set_that_was_read_in_training_is_seen(local_data: Path) -
     passages = texts("qa_zh/passages.jsonl", 700)
     train = texts("pretrain_zh/train.jsonl", 10**6)
     assert len(set(dedup.shared_runs(train, passages)[:, 1].tolist())) > 0.5 * len(passages)
+
+
+def test_every_set_that_a_chapter_measures_on_is_looked_for() -> None:
+    chapters = read_chapters(Path(__file__).parents[1])
+    searched = set(chapters["03_deduplicate"].data)
+    for c in chapters.values():
+        if c.path.parent.name not in ("01_data", "02_pretraining", "07_errata"):
+            missing = {n for n in c.data if not n.startswith("weights/")} - searched
+            assert not missing, f"add {missing} of {c.id} to `data` of 03_deduplicate"
 
 
 def test_paper_follows_the_number_of_documents() -> None:

@@ -11,7 +11,6 @@ __all__ = ['WORD', 'BASE', 'exact_key', 'keep_first', 'other_letters', 'word_spa
            'shared_runs', 'scale_out']
 
 # %% ../../nbs/01_data/03_deduplicate.ipynb #6e81f47c
-import functools
 import hashlib
 import re
 import sys
@@ -47,13 +46,14 @@ def keep_first(
     return sorted(first.values()), removed
 
 # %% ../../nbs/01_data/03_deduplicate.ipynb #7b1c0a31
-@functools.cache
 def other_letters() -> np.ndarray:  # (1114112,) bool, by code point: is it a word by itself?
     "The letters beyond a to z as `WORD` sees them."
-    table = np.zeros(sys.maxunicode + 1, bool)
-    for run in re.finditer(r"[^\W\d_a-z]+", "".join(map(chr, range(len(table))))):
-        table[run.start() : run.end()] = True
-    return table
+    if not hasattr(other_letters, "table"):  # kept on the function, which may travel to a cluster
+        table = np.zeros(sys.maxunicode + 1, bool)
+        for run in re.finditer(r"[^\W\d_a-z]+", "".join(map(chr, range(len(table))))):
+            table[run.start() : run.end()] = True
+        other_letters.table = table
+    return other_letters.table
 
 
 def word_spans(

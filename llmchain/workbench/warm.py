@@ -108,7 +108,8 @@ def preload(path: Path) -> None:
             importlib.import_module(name)
         except ImportError:
             module, _, attribute = name.rpartition(".")
-            getattr(sys.modules.get(module), attribute, None)  # libraries that load by attribute
+            with contextlib.suppress(ImportError):  # libraries that load by attribute
+                getattr(sys.modules.get(module), attribute, None)
         except Exception as error:
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
     if sys.modules["rfc3987_syntax"] is None:
