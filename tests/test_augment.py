@@ -192,6 +192,9 @@ def test_proposals_are_drawn_by_weight_and_never_the_old_word() -> None:
 
 def test_back_translation_keeps_order_and_number() -> None:
     assert augment.back_translate(["a", "b"], lambda t: [x * 2 for x in t], lambda t: [x[0] for x in t]) == ["a", "b"]  # fmt: skip
+    assert augment.back_translate(["a", "b"], list, lambda t: [" ", "c"]) == ["a", "c"], (
+        "lost: kept"
+    )
     with pytest.raises(ValueError, match="2 texts gave 2 there and 1 back"):
         augment.back_translate(["a", "b"], list, lambda t: t[:1])
 
@@ -215,6 +218,7 @@ def test_a_translator_is_opened_from_a_folder(tmp_path: Path) -> None:
     ids = network.generate(**batch, max_new_tokens=4, do_sample=False)
     assert translate(texts)[:2] == tokenizer.batch_decode(ids, skip_special_tokens=True)
     assert len(translate(texts)) == 3 and translate(texts) == translate(texts)
+    assert translate(["good", "", " "])[1:] == ["", ""], "blank texts are not asked about"
 
 
 def test_a_translator_that_is_not_there_is_one_line(

@@ -197,12 +197,12 @@ def draw_proposals(
             out[place] = others[rng.choice(len(others), p=weight / weight.sum())][0]
     return out
 
-# %% ../../nbs/01_data/05_augment.ipynb #d74e15ac
+# %% ../../nbs/01_data/05_augment.ipynb #50cfc968
 def back_translate(
     texts: Sequence[str],  # N sentences
     there: Callable[[list[str]], list[str]],  # translates into another language
     back: Callable[[list[str]], list[str]],  # translates from it
-) -> list[str]:  # N sentences in the first language
+) -> list[str]:  # N sentences in the first language; one that got lost on the way is as it was
     "Each text through another language and back (Sennrich et al. 2016)."
     middle = list(there(list(texts)))
     returned = list(back(middle))
@@ -210,7 +210,9 @@ def back_translate(
         raise ValueError(
             f"back_translate: {len(texts)} texts gave {len(middle)} there and {len(returned)} back"
         )
-    return returned
+    return [
+        after if after.strip() else before for before, after in zip(texts, returned, strict=True)
+    ]
 
 # %% ../../nbs/01_data/05_augment.ipynb #2764af00
 def load_translator(
@@ -232,7 +234,7 @@ def load_translator(
         raise ConnectionError(f"load_translator: {model} cannot be opened: {reason}") from None
     return lambda texts: translate_all(network, tokenizer, texts, max_tokens, batch_size)
 
-# %% ../../nbs/01_data/05_augment.ipynb #902af443
+# %% ../../nbs/01_data/05_augment.ipynb #4b7888f8
 def translate_all(
     network: object,  # an encoder-decoder of transformers
     tokenizer: Callable,  # its tokenizer
@@ -241,17 +243,22 @@ def translate_all(
     batch_size: int,  # texts at a time
 ) -> list[str]:  # N translations
     "Greedy translations, batch by batch."
-    out: list[str] = []
-    for start in range(0, len(texts), batch_size):
+    out = [""] * len(texts)
+    filled = [i for i, text in enumerate(texts) if text.strip()]  # nothing is translated by nothing
+    for start in range(0, len(filled), batch_size):
+        part = filled[start : start + batch_size]
         batch = tokenizer(
-            list(texts[start : start + batch_size]),
+            [texts[i] for i in part],
             **dict(truncation=True, max_length=max_tokens, padding=True, return_tensors="pt"),
         )
         ids = network.generate(
             **{k: batch[k] for k in ("input_ids", "attention_mask")},
             **dict(max_new_tokens=max_tokens, do_sample=False, num_beams=1),
         )
-        out += tokenizer.batch_decode(ids, skip_special_tokens=True)
+        for i, text in zip(
+            part, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True
+        ):
+            out[i] = text
     return out
 
 # %% ../../nbs/01_data/05_augment.ipynb #0ff19a4d
