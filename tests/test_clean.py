@@ -76,6 +76,12 @@ NEIGHBOURS = st.text(
 )
 
 
+def test_a_secret_that_looks_a_little_like_a_placeholder_is_masked() -> None:
+    masked, counts = clean.mask_personal("PWD=rlNXXxX1Y4dv")
+    assert "rlNXXxX1Y4dv" not in masked and counts
+    assert clean.mask_personal("password = xxxxxxxx12ab")[1] == {}
+
+
 @settings(max_examples=400, deadline=None)
 @given(
     st.sampled_from(sorted(clean.FORMS)),

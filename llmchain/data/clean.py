@@ -935,8 +935,8 @@ NAMED_SECRET = re.compile(
     re.A | re.I,
 )
 SECRET_HINTS = ("passw", "pwd", "secret", "key", "token", "密码", "口令", "密钥")
-PLACEHOLDER = re.compile(
-    r"your|example|xxx|\*\*\*|\.\.\.|changeme|placeholder|secret|passw|token|_", re.I
+PLACEHOLDER = re.compile(  # a random secret may hold `xXX`, hardly `xxxx`
+    r"your|example|(?-i:x{4}|X{4})|\*\*\*|\.\.\.|changeme|placeholder|secret|passw|token|_", re.I
 )
 PASSPORT = re.compile(
     r"(?:passport|护照)(?:\s*(?:no\.?|number|号码?|编号))?\s*[:：#是为]?\s*([A-Z]{1,2}\d{7,8}|\d{9})(?!\w)",

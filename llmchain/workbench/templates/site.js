@@ -1,7 +1,7 @@
 // Menu, colours, scrolling by keyboard, and search. Plain scripts: all of it works from file:// too.
 "use strict";
 const root = document.documentElement;
-const menu = document.querySelector(".menu"), fold = document.getElementById("fold");
+const menu = document.querySelector(".menu"), fold = document.getElementById("site-menu");
 menu.addEventListener("click", () => {
   menu.setAttribute("aria-expanded", String(fold.classList.toggle("open")));
 });
