@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,21 @@ from llmchain.workbench.machine import cores, device_class
 KEY_VERSION = 1  # raised when a change of the workbench makes earlier results unusable
 
 
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and all statements in it, without their expressions, which are most of a tree."""
+    yield node
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in getattr(node, name, []):
+            yield from _statements(child)
+
+
 @functools.cache
 def _tree(source: str) -> ast.Module:
     """The syntax tree of a source without docstrings; kept, because a run asks three times."""
     tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and len(body) > 1 and isinstance(body[0], ast.Expr):
+    for node in _statements(tree):
+        body = getattr(node, "body", [])
+        if len(body) > 1 and isinstance(body[0], ast.Expr):
             value = body[0].value
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 body.pop(0)
@@ -41,7 +50,7 @@ def imports(source: str, package: str = "") -> set[str]:
 
     `package` is where relative imports start: nbdev writes them into the exported modules."""
     found: set[str] = set()
-    for node in ast.walk(_tree(source)):
+    for node in _statements(_tree(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
