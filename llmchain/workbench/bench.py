@@ -46,7 +46,7 @@ def load(name: str) -> Any:
 def measure(commands: list[list[str]]) -> dict[str, Any]:
     """Run commands one after the other: value, peak memory in MB, quality if one was printed.
 
-    RuntimeError with the end of what it said if a command fails."""
+    ChildProcessError with the last line of what it said if a command fails."""
     total, printed, peak = 0.0, False, 0.0
     quality: dict[str, Any] = {}
     begun = time.perf_counter()
@@ -56,7 +56,8 @@ def measure(commands: list[list[str]]) -> dict[str, Any]:
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise RuntimeError(f"bench: {' '.join(command)[:80]} failed: {out.strip()[-300:]}")
+            last = (out.strip().splitlines() or ["it said nothing"])[-1]
+            raise ChildProcessError(f"bench: {' '.join(command)[-80:]} failed: {last[:300]}")
         peak = max(peak, used.ru_maxrss / 1024)
         try:
             told = json.loads(out.strip().splitlines()[-1])

@@ -1,0 +1,34 @@
+"""Benchmarks: what is measured, and what is said of it."""
+
+import json
+import sys
+
+import pytest
+
+from llmchain.workbench import bench
+
+
+def test_a_command_that_fails_is_one_line() -> None:
+    command = [sys.executable, "-c", "print('so far'); raise SystemExit('no such set')"]
+    with pytest.raises(ChildProcessError, match="failed: no such set$"):
+        bench.measure([command])
+
+
+def test_a_printed_value_counts_else_the_wall_time() -> None:
+    told = json.dumps({"value": 0.25, "quality": {"f1": 0.9}})
+    found = bench.measure([[sys.executable, "-c", f"print({told!r})"]] * 2)
+    assert found["value"] == 0.5 and found["quality"] == {"f1": 0.9} and found["peak_rss_mb"] > 1
+    assert 0.01 < bench.measure([[sys.executable, "-c", "print('hello')"]])["value"]
+
+
+def test_ratios_of_medians_goals_and_limits() -> None:
+    def results(*values: float) -> list[dict]:
+        return [{"value": v, "quality": {}, "peak_rss_mb": 1.0} for v in values]
+
+    found = {"ours": results(1, 2, 3), "slow": results(8, 6, 9), "fast": results(1, 1, 1)}
+    told = bench.summarise("x", "seconds", {"slow": 3.0, "fast": 0.8}, found, limit=1.5)
+    assert (told["ratios"]["slow"]["ratio"], told["ratios"]["slow"]["reached"]) == (4.0, True)
+    assert (told["ratios"]["slow"]["low"], told["ratios"]["slow"]["high"]) == (3.0, 8.0)
+    assert (told["ratio"], told["ratios"]["fast"]["reached"], told["within"]) == (0.5, False, False)
+    alone = bench.summarise("x", "seconds", {}, {"ours": results(1)}, limit=1.5)
+    assert (alone["ratio"], alone["ratios"], alone["within"]) == (None, {}, True)
