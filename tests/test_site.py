@@ -255,6 +255,20 @@ def test_every_kind_of_problem_is_named(tmp_path: Path) -> None:
     assert "https://e.org\n" not in text + "\n", "a link to another site is no problem"
 
 
+def test_paths_of_this_machine_are_found_wherever_runs_lie(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    root = project(tmp_path / "p")
+    for folder, told in ((tmp_path / "elsewhere", True), (tmp_path / "third", False)):
+        output = {"output_type": "stream", "name": "stdout", "text": f"{folder}/store/x"}
+        notebook = tmp_path / "elsewhere" / "r1" / "03_deduplicate" / "notebook.ipynb"
+        notebook.parent.mkdir(parents=True, exist_ok=True)
+        write(notebook, [md("# Deduplication\n> x"), code("print(path)", output)])
+        (notebook.parents[1] / "summary.json").write_text("{}")
+        problems = site.build(root, "_site", tmp_path / "elsewhere" / "r1")
+        found = "01_data/deduplicate.html: shows a path of this machine" in problems
+        assert found == told, problems
+
+
 def test_a_folder_with_other_things_is_not_emptied(tmp_path: Path) -> None:
     project(tmp_path)
     (tmp_path / "precious").mkdir()

@@ -213,6 +213,7 @@ def build(root: Path, out: str | Path = "_site", run: Path | None = None) -> lis
     if site.exists() and any(site.iterdir()) and not (site / "search.js").exists():
         raise FileExistsError(f"site: {out} holds something else; it is not overwritten")
     executed = {p.parent.name: p for p in run.glob("*/notebook.ipynb")} if run else {}
+    places = [root, run.parent] if run else [root]
     problems = [
         f"_quarto.yml: {path} is in the sidebar but does not exist"
         for _, path in sidebar(quarto(root))
@@ -232,7 +233,7 @@ def build(root: Path, out: str | Path = "_site", run: Path | None = None) -> lis
         for staged in [*fresh.rglob("*.ipynb"), fresh / "_quarto.yml"]:
             staged.unlink()
         for page in pages:
-            if str(root.resolve()) in page["body"]:
+            if any(str(place.resolve()) in page["body"] for place in places):
                 page["problems"].append("shows a path of this machine")
             problems += [f"{page['url']}: {problem}" for problem in page["problems"]]
         problems += checks.check_links(fresh)
