@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -294,14 +295,12 @@ def verify(name: RunName = None, as_json: AsJson = False) -> None:
 
     old = read_summary(name)
     old["chapters"] = [c for c in old["chapters"] if c["status"] in ("ok", "cached")]
-    make = _run_of([c["id"] for c in old["chapters"]], old["profile"], None, True)
-    *_, values, changed = make.args  # type: ignore[attr-defined]
-    for entry in old["chapters"]:
-        if entry["parameters"] != values[entry["id"]]:
-            changed.add(entry["id"])
-        values[entry["id"]] = entry["parameters"]
+    usual = _run_of([c["id"] for c in old["chapters"]], old["profile"], None, True)()
+    parameters = usual.parameters | {c["id"]: c["parameters"] for c in old["chapters"]}
+    changed = {name for name, values in parameters.items() if values != usual.parameters[name]}
     artifacts = {n: digest for c in old["chapters"] for n, digest in c["inputs"].items()}
-    new = _execute(partial(make, force=True, artifacts=artifacts), as_json)
+    given = {"parameters": parameters, "changed": changed, "artifacts": artifacts, "force": True}
+    new = _execute(partial(replace, usual, **given), as_json)
     rows = compare.verdict(old, new)
     if as_json:
         _print_json({"old": old["run"], "new": new["run"], "chapters": rows})
@@ -560,9 +559,10 @@ def exercises_check(
     chapters: Chapters = None, profile: Profile = "smoke", as_json: AsJson = False
 ) -> None:
     """Run chapters with the answers that stand in them; exit code 1 if one is not right yet."""
-    make = _run_of(chapters, profile, None, False)
+    known = contract.read_chapters()
+    named = contract.find_chapters(chapters or list(known), known)
+    make = _run_of(named, profile, None, False)
     summary = _execute(partial(make, keep_going=True), True)
-    named = contract.find_chapters(chapters or list(make.args[0]), make.args[0])  # type: ignore[attr-defined]
     rows = []
     for name in named:
         nb = store.read_json(Path(summary["folder"]) / name / "notebook.ipynb") or {"cells": []}

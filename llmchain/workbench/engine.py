@@ -24,14 +24,11 @@ class Engine(NBClientEngine):
         chapters = contract.read_chapters(root)
         (chosen,) = contract.find_chapters([name], chapters)
         values, _ = contract.check_parameters(chapters, profile, contract.read_settings(root), [])
-        own, problems = dict(values[chosen]), []
-        for key, value in nb_man.nb.metadata.papermill["parameters"].items():
-            try:
-                own[key] = contract.known(chapters[chosen], key).check(value, chosen)
-            except contract.ContractError as error:
-                problems += error.problems
-        if problems:
-            raise contract.ContractError(problems)
+        own = dict(values[chosen])
+        with contract.told_together() as problems:
+            for key, value in nb_man.nb.metadata.papermill["parameters"].items():
+                with contract.noted(problems):
+                    own[key] = contract.known(chapters[chosen], key).check(value, chosen)
         changed = {chosen} if own != values[chosen] else set()
         run = Run(chapters, [chosen], profile, {**values, chosen: own}, changed)
         (entry,) = run.execute()["chapters"]
