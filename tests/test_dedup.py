@@ -495,3 +495,26 @@ def test_a_run_whose_test_data_leak_fails_its_claim(project: Project) -> None:
     assert clean["code"] == 0, [c.get("error") for c in clean["chapters"]]
     entry = next(c for c in clean["chapters"] if c["id"] == "03_deduplicate")
     assert entry["metrics"]["n_contaminated"] == 1
+
+
+@given(
+    st.lists(st.lists(st.sampled_from("abc"), max_size=12).map(" ".join), max_size=8),
+    st.integers(1, 4),
+    st.integers(1, 9),
+)
+def test_passages_do_not_depend_on_what_is_in_memory_at_once(texts, n, at_once):
+    whole = dedup.repeated_passages(texts, n)
+    assert dedup.repeated_passages(texts, n, at_once).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 1000])
+def test_similarity_does_not_depend_on_what_is_in_memory_at_once(tmp_path, at_once):
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(list("abcdef"), rng.integers(3, 40))) for _ in range(30)]
+    value, borders = dedup.shingles(texts, 3)
+    pairs = np.array([(i, j) for i in range(30) for j in range(i + 1, 30)])
+    with (tmp_path / "shingles").open("w+b") as file:
+        file.write(value)
+        file.flush()
+        found = dedup.judged(pairs, file, borders, at_once)
+    assert found.tolist() == dedup.jaccard(pairs, value, borders).tolist()

@@ -6,18 +6,22 @@
 __all__ = ['WORD', 'BASE', 'exact_key', 'keep_first', 'other_letters', 'word_spans', 'mix', 'word_numbers', 'word_runs',
            'shingles', 'shingle_sets', 'distinct_in_rows', 'jaccard', 'signatures', 'draw_hash', 'sketches',
            'meeting_chance', 'choose_bands', 'band_keys', 'candidate_pairs', 'Plan', 'make_plan', 'document_keys',
-           'true_similarities', 'search', 'text_blocks', 'near_duplicates', 'edited', 'all_pairs', 'clusters',
-           'choose_kept', 'ray_mapper', 'joined_numbers', 'repeated_passages', 'without_passages', 'split_of',
+           'judged', 'true_similarities', 'search', 'text_blocks', 'near_duplicates', 'edited', 'all_pairs', 'clusters',
+           'choose_kept', 'ray_mapper', 'repeated_runs', 'covered', 'repeated_passages', 'without_passages', 'split_of',
            'shared_runs', 'scale_out']
 
 # %% ../../nbs/01_data/03_deduplicate.ipynb #6e81f47c
 import hashlib
+import mmap
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 import numpy as np
 import scipy.sparse
@@ -381,6 +385,27 @@ def document_keys(
     return np.concatenate([keys, content[:, None].astype(np.uint32)], 1)
 
 # %% ../../nbs/01_data/03_deduplicate.ipynb #8a5b1c37
+def judged(
+    pairs: np.ndarray,  # (P, 2) documents, at least one pair
+    file: BinaryIO,  # the shingles of all documents, uint64, one document after the other
+    borders: np.ndarray,  # (N+1,) where each document starts, in shingles
+    at_once: int = 1 << 21,  # shingles in memory
+) -> np.ndarray:  # (P,) 0 to 1
+    "`jaccard` for shingles that lie in a file: few pairs at a time, whatever the number of documents."
+    length, similarity = np.diff(borders), np.empty(len(pairs))
+    batch = np.cumsum(length[pairs].sum(1)) // at_once
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        for some in np.split(np.arange(len(pairs)), np.flatnonzero(np.diff(batch)) + 1):
+            member, local = np.unique(pairs[some], return_inverse=True)
+            own = np.concatenate([[0], np.cumsum(length[member])])
+            place = np.arange(own[-1]) + np.repeat(borders[member] - own[:-1], length[member])
+            value = np.frombuffer(pages, np.uint64)[place]
+            similarity[some] = jaccard(local.reshape(-1, 2), value, own)
+            if hasattr(mmap, "MADV_DONTNEED"):  # what was read need not stay in memory
+                pages.madvise(mmap.MADV_DONTNEED)
+    return similarity
+
+
 def true_similarities(
     pairs: np.ndarray,  # (P, 2) documents
     blocks: Callable[[], Iterable[list[str]]],  # all documents, from the start each time
@@ -398,15 +423,15 @@ def true_similarities(
                 yield [block[i] for i in (wanted[first:last] - start).tolist()]
             start += len(block)
 
-    parts = list(mapper(partial(shingles, n=n), chosen()))
-    length = np.concatenate([np.zeros(0, np.int64), *(np.diff(b) for _, b in parts)])
-    value, end = np.empty(length.sum(), np.uint64), length.sum()
-    while parts:  # each part is let go as soon as it is copied: all of them twice would be too much
-        part = parts.pop()[0]
-        value[end - len(part) : end] = part
-        end -= len(part)
-    borders = np.concatenate([[0], np.cumsum(length)])
-    return jaccard(np.searchsorted(wanted, pairs), value, borders)
+    if not len(pairs):
+        return np.zeros(0)
+    lengths = [np.zeros(1, np.int64)]
+    with TemporaryFile() as file:
+        for value, borders in mapper(partial(shingles, n=n), chosen()):
+            file.write(value)
+            lengths.append(np.diff(borders))
+        file.flush()
+        return judged(np.searchsorted(wanted, pairs), file, np.cumsum(np.concatenate(lengths)))
 
 # %% ../../nbs/01_data/03_deduplicate.ipynb #a3b8e6d1
 def search(
@@ -415,8 +440,11 @@ def search(
     mapper: Callable = map,  # like `map`: applies a function to each block, in order
 ) -> tuple[np.ndarray, np.ndarray, dict]:  # (P, 2) pairs i < j; (P,) true similarity; counts
     "Every pair that the bands brought together and whose true similarity reaches the threshold."
-    none = np.zeros((0, plan.n_bands + 1), np.uint32)
-    keys = np.concatenate([none, *mapper(partial(document_keys, plan=plan), blocks())])
+    with TemporaryFile() as file:  # so that the keys are never in memory twice
+        for part in mapper(partial(document_keys, plan=plan), blocks()):
+            file.write(part)
+        file.seek(0)
+        keys = np.fromfile(file, np.uint32).reshape(-1, plan.n_bands + 1)
     candidates = candidate_pairs(keys)
     similarity = true_similarities(candidates, blocks, plan.shingle_words, mapper)
     good = similarity >= plan.threshold
@@ -556,42 +584,75 @@ def ray_mapper(
     return mapper
 
 # %% ../../nbs/01_data/03_deduplicate.ipynb #5be90d17
-def joined_numbers(
-    texts: Iterable[str],  # N documents
-) -> tuple[np.ndarray, np.ndarray]:  # (W,) uint64; (N+1,) int64 borders
-    "`word_numbers` of many documents, block by block so that the working arrays stay small."
-    parts = [word_numbers(block) for block in text_blocks(texts)]
-    lengths = np.concatenate([np.zeros(0, np.int64), *(np.diff(b) for _, b in parts)])
-    numbers = np.concatenate([np.zeros(0, np.uint64), *(n for n, _ in parts)])
-    return numbers, np.concatenate([[0], np.cumsum(lengths)])
+def repeated_runs(
+    texts: Iterable[str],  # N documents, the most wanted first
+    n: int,  # words in a run
+) -> tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]:  # first words of copies, of originals; (N+1,) borders
+    "Runs of `n` words that occur more than once; among equal ones the first is the original."
+    kind, lengths, n_words = np.dtype([("value", "<u8"), ("place", "<i8")]), [np.zeros(1, int)], 0
+    found: tuple[list, list] = ([], [])
+    with ExitStack() as stack:
+        files = [stack.enter_context(TemporaryFile()) for _ in range(64)]
+        for block in text_blocks(texts):
+            numbers, starts = word_numbers(block)
+            value, place = word_runs(numbers, starts, n)
+            runs = np.empty(len(value), kind)
+            runs["value"], runs["place"] = value, place + n_words
+            runs = runs[np.argsort(value >> np.uint64(58), kind="stable")]
+            cuts = np.searchsorted(
+                runs["value"] >> np.uint64(58), np.arange(1, 64, dtype=np.uint64)
+            )
+            for file, part in zip(files, np.split(runs, cuts), strict=True):
+                file.write(part)
+            lengths.append(np.diff(starts))
+            n_words += len(numbers)
+        for file in files:
+            file.seek(0)
+            runs = np.fromfile(file, kind)
+            runs = runs[np.argsort(runs["value"], kind="stable")]
+            same = np.zeros(len(runs) + 1, bool)
+            same[1:-1] = runs["value"][1:] == runs["value"][:-1]
+            found[0].append(runs["place"][same[:-1]])
+            found[1].append(runs["place"][~same[:-1] & same[1:]])
+    copies, originals = (np.sort(np.concatenate(places)) for places in found)
+    return copies, originals, np.cumsum(np.concatenate(lengths))
 
 # %% ../../nbs/01_data/03_deduplicate.ipynb #0e8c4f71
+def covered(
+    starts: np.ndarray,  # (R,) first words of runs, sorted
+    n: int,  # words in a run
+    first: int,  # the stretch of words that is asked about
+    last: int,  # the word behind it
+) -> np.ndarray:  # (last - first,) bool
+    "Which words of a stretch lie in a run."
+    near = starts[np.searchsorted(starts, first - n + 1) : np.searchsorted(starts, last)]
+    change = np.zeros(last - first + 1, np.int64)
+    np.add.at(change, np.maximum(near - first, 0), 1)
+    np.add.at(change, np.minimum(near + n, last) - first, -1)
+    return np.cumsum(change[:-1]) > 0
+
+
 def repeated_passages(
-    texts: Sequence[str],  # N documents, the most wanted first: its passages are the originals
+    texts: Iterable[str],  # N documents, the most wanted first: its passages are the originals
     n_words: int = 50,  # shortest passage
+    at_once: int = 1 << 20,  # words whose state is in memory
 ) -> np.ndarray:  # (P, 3) int64: document, first word, word behind the last
     "Stretches of words that occurred before, in this document or another (Lee et al. 2022, sec. 4.1)."
-    numbers, borders = joined_numbers(texts)
-    value, place = word_runs(numbers, borders, n_words)
-    order = np.argsort(value, kind="stable")  # among equal runs the first occurrence comes first
-    same = np.zeros(len(order) + 1, bool)
-    same[1:-1] = value[order[1:]] == value[order[:-1]]
-    copies, originals = place[order[same[:-1]]], place[order[~same[:-1] & same[1:]]]
-
-    def covered(starts: np.ndarray) -> np.ndarray:
-        change = np.zeros(len(numbers) + 1, np.int64)
-        np.add.at(change, starts, 1)
-        np.add.at(change, starts + n_words, -1)
-        return np.cumsum(change[:-1]) > 0
-
-    copied = covered(copies) & ~covered(originals)
-    owner = np.repeat(np.arange(len(texts)), np.diff(borders))
-    word = np.flatnonzero(copied)
+    copies, originals, borders = repeated_runs(texts, n_words)
+    parts = [np.zeros(0, np.int64)]
+    for first in range(0, int(borders[-1]), at_once):
+        last = min(first + at_once, int(borders[-1]))
+        copied, original = (covered(s, n_words, first, last) for s in (copies, originals))
+        parts.append(first + np.flatnonzero(copied & ~original))
+    word = np.concatenate(parts)
+    owner = np.searchsorted(borders, word, side="right") - 1
     starts = np.ones(len(word), bool)
-    starts[1:] = (np.diff(word) > 1) | (np.diff(owner[word]) > 0)
-    first, last = word[starts], word[np.roll(starts, -1)]
-    shift = borders[owner[first]]
-    return np.stack([owner[first], first - shift, last + 1 - shift], 1)
+    starts[1:] = (np.diff(word) > 1) | (np.diff(owner) > 0)
+    begin, end = word[starts], word[np.roll(starts, -1)]
+    shift = borders[owner[starts]]
+    return np.stack([owner[starts], begin - shift, end + 1 - shift], 1)
 
 # %% ../../nbs/01_data/03_deduplicate.ipynb #f4a60c28
 def without_passages(

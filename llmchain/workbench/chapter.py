@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llmchain.workbench import catalog, contract, tracking
+from llmchain.workbench.rows import Rows
 from llmchain.workbench.store import Store, read_json, runs_folder, write_json
 
 ROWS = "rows.jsonl"
@@ -153,6 +154,10 @@ class Open:
         with (self.input(name) / ROWS).open(encoding="utf-8") as lines:
             return [json.loads(line) for line in lines]
 
+    def rows(self, name: str) -> Rows:
+        """The same, read when they are asked for: memory does not grow with the text."""
+        return Rows(self.input(name) / ROWS)
+
     def data(self, name: str, tier: str = "auto") -> catalog.DataSet:
         """A set of the catalogue; prints and records the tier that is used."""
         if name not in self.chapter.data:
@@ -194,9 +199,7 @@ class Open:
     def write(self, name: str, rows: Iterable[dict[str, Any]]) -> Path:
         """Artifact `name` as rows.jsonl, one JSON object a line, keys sorted; returns its folder."""
         folder = self.output(name)
-        with (folder / ROWS).open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")
+        Rows.written(folder / ROWS, rows)
         return folder
 
     # ── numbers ───────────────────────────────────────────────────────────────────────────────

@@ -120,8 +120,8 @@ MUTANTS = [
     dict(
         name="originals_are_cut_too",
         module=MODULE,
-        old="copied = covered(copies) & ~covered(originals)",
-        new="copied = covered(copies)",
+        old="parts.append(first + np.flatnonzero(copied & ~original))",
+        new="parts.append(first + np.flatnonzero(copied))",
         why="A text that repeats itself loses its first occurrence along with the copies.",
         killed_by=UNIT + "test_passages_are_those_of_a_dictionary",
     ),
