@@ -405,7 +405,7 @@ def judged(
                 pages.madvise(mmap.MADV_DONTNEED)
     return similarity
 
-
+# %% ../../nbs/01_data/03_deduplicate.ipynb #7d3c1f53
 def true_similarities(
     pairs: np.ndarray,  # (P, 2) documents
     blocks: Callable[[], Iterable[list[str]]],  # all documents, from the start each time

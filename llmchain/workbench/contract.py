@@ -274,7 +274,7 @@ def read_chapters(root: Path | None = None) -> dict[str, Chapter]:
     numbers: dict[str, Path] = {}
     paths = ((root or project_root()) / "nbs").glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb")
     with told_together() as problems:
-        for path in sorted(paths, key=lambda p: (p.stem, p)):
+        for path in sorted(paths):  # by part, then by number
             with noted(problems):
                 chapters[path.stem] = read_chapter(path)
                 number = path.stem[:2]

@@ -35,7 +35,8 @@ def order(chapters: dict[str, Chapter]) -> list[str]:
     except CycleError as error:
         raise ContractError(f"cycle of artifacts: {' → '.join(error.args[1])}") from None
     done: list[str] = []
-    while ready := sorted(sorter.get_ready()):
+    place = {name: i for i, name in enumerate(chapters)}
+    while ready := sorted(sorter.get_ready(), key=place.__getitem__):
         done += ready
         sorter.done(*ready)
     return done

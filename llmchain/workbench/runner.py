@@ -183,7 +183,7 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """The run as programs read it (`llmchain show --json`)."""
-        entries = [self.states[name].summary() for name in sorted(self.states)]  # reading order
+        entries = [self.states[name].summary() for name in self.chapters if name in self.states]
         outputs = {e["id"]: e["outputs"] for e in entries}
         mark = hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
         return {
