@@ -5,6 +5,7 @@ A benchmark is `benchmarks/<name>.py` with
     UNIT      what is measured, as in "seconds" (less is better)
     GOALS     {peer: ratio of the peer's median to ours that we want}
     LIMIT     (may be left out) what our median should not exceed, in UNIT
+    WARM_UP   (may be left out) False: no round that is not counted; for contenders of minutes
     commands(folder)  {"ours": [argv, …], peer: [argv, …], …}; the commands of one contender are run
                       one after the other, and `folder` is an empty one for their files
 
@@ -75,7 +76,7 @@ def run(name: str, rounds: int = 3) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         contenders = module.commands(Path(folder))
         found: dict[str, list[dict[str, Any]]] = {who: [] for who in contenders}
-        for number in range(rounds + 1):
+        for number in range(0 if getattr(module, "WARM_UP", True) else 1, rounds + 1):
             for who, commands in contenders.items():  # A B A B: what drifts hits all alike
                 result = measure(commands)
                 if number:

@@ -1,0 +1,318 @@
+"""Time to a loss: our loop beside nanoGPT's and beside the Trainer of transformers, on the same tokens.
+
+One size for all: width 256, depth 4, 4 heads, context 256, the vocabulary of the course (4096), the tokens of
+07_objectives at profile cpu, no dropout. nanoGPT's recipe, written here in our own words, trains for SECONDS and its
+validation loss is the target; the others train until they are under it. The clock stands still while the loss is
+measured, the same way for all, on the same held-out tokens.
+
+Learning rates fall to the end of a budget, so everybody has one: steps are timed first, and as many are planned as fit.
+The Trainer has its defaults but for the learning rate (its own, 5e-5, is one for fine-tuning). Who is not under the
+target when the budget ends is given the budget as its time, and `quality` says so; ours fails then."""
+
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+UNIT = "seconds of training to the validation loss of nanoGPT's recipe after 150 s"
+GOALS = {"nanogpt": 1.2, "trainer": 1.6}
+WARM_UP = False  # a contender takes minutes; what is loaded in them does not matter
+SECONDS = 150.0
+BUDGETS = {"ours": 90.0, "nanogpt": SECONDS, "trainer": 240.0}
+BATCH, CONTEXT, WIDTH, DEPTH, HEADS = 8, 256, 256, 4, 4
+EVALUATIONS, HELD_OUT = 30, 16_384
+
+
+def artifact(name: str, chapter: str, *words: str) -> Path:
+    """The folder of an artifact at profile cpu; what it needs runs if it has not."""
+    from llmchain.workbench.store import Store
+
+    command = [sys.executable, "-m", "llmchain.workbench.cli", "run", chapter, "--profile", "cpu", "--json", *words]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"no {name}: {(done.stdout + done.stderr).strip()[-300:]}")
+    found = {e["id"]: e["outputs"] for e in json.loads(done.stdout)["chapters"]}
+    return Store().path(name, found[chapter][name])
+
+
+def commands(folder: Path) -> dict[str, list[list[str]]]:
+    """nanoGPT first: it sets the target of the round."""
+    data = str(artifact("tokens/clm", "07_objectives"))
+    return {
+        who: [[sys.executable, __file__, who, data, str(folder)]]
+        for who in ("nanogpt", "ours", "trainer")
+    }
+
+
+# ── one clock for all ─────────────────────────────────────────────────────────────────────────
+
+
+class Race:
+    """Calls to `step(number)` until the budget or the target; the clock stands while it measures."""
+
+    def __init__(self, who: str, folder: Path, loss: Callable[[], float]) -> None:
+        self.who, self.file, self.loss = who, folder / "target.json", loss
+        known = self.file.is_file() and who != "nanogpt"
+        self.target = json.loads(self.file.read_text())["loss"] if known else -math.inf
+        self.seconds, self.curve = 0.0, []  # type: ignore[var-annotated]
+
+    def planned(self, step: Callable[[int], Any], n: int = 6) -> int:
+        """Steps that fit into the budget, from the time of the fastest of a few."""
+        times = []
+        for number in range(n):
+            begun = time.perf_counter()
+            step(number)
+            times.append(time.perf_counter() - begun)
+        return max(EVALUATIONS, int(BUDGETS[self.who] / sorted(times)[n // 2]))
+
+    def measured(self, steps: int, tokens: int) -> bool:
+        """Measure; True when the race is over for this contender."""
+        self.curve.append((round(self.seconds, 1), self.loss()))
+        return self.curve[-1][1] <= self.target
+
+    def told(self, n_steps: int, tokens: int) -> dict[str, Any]:
+        """The result as the benchmark prints it."""
+        loss = self.curve[-1][1]
+        if self.who == "nanogpt":
+            self.file.write_text(json.dumps({"loss": loss, "steps": n_steps}))
+        elif loss > self.target and self.who == "ours":
+            sys.exit(f"clm: ours ends at {loss:.4f}, not under {self.target:.4f}")
+        under = loss <= self.target or self.who == "nanogpt"
+        quality = {"loss": round(loss, 4), "target": round(self.target, 4), "under_target": under}
+        quality |= {"steps": n_steps, "tokens_per_second": round(tokens / self.seconds)}
+        return {"value": self.seconds, "quality": quality}
+
+
+def blocks(stream: Any, seed: int = 0) -> Iterator[Any]:
+    """Batches of random blocks, as nanoGPT draws them: (BATCH, CONTEXT + 1)."""
+    import numpy as np
+    import torch
+
+    rng = np.random.default_rng(seed)
+    while True:
+        starts = rng.integers(0, len(stream) - CONTEXT - 1, BATCH)
+        places = starts[:, None] + np.arange(CONTEXT + 1)
+        yield torch.from_numpy(np.asarray(stream)[places].astype(np.int64))
+
+
+def held_out(stream: Any) -> Any:
+    """(N, CONTEXT + 1) held-out tokens."""
+    import numpy as np
+    import torch
+
+    n = HELD_OUT // CONTEXT
+    places = np.arange(n)[:, None] * CONTEXT + np.arange(CONTEXT + 1)
+    return torch.from_numpy(np.asarray(stream)[places].astype(np.int64))
+
+
+def mean_loss(logits_of: Callable[[Any], Any], windows: Any) -> float:
+    """Nats a token in fp32, for any model."""
+    import torch
+    import torch.nn.functional as F
+
+    total = 0.0
+    with torch.inference_mode():
+        for part in windows.split(8):
+            logits = logits_of(part[:, :-1]).float()
+            total += float(
+                F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum")
+            )
+    return total / windows[:, 1:].numel()
+
+
+# ── contenders ────────────────────────────────────────────────────────────────────────────────
+
+
+def nanogpt(train: Any, windows: Any, vocab_size: int, folder: Path) -> dict[str, Any]:
+    """Its loop: random blocks, AdamW at 1e-3 with decay on matrices, warm-up, cosine to a tenth, clipping; fp32."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.after = (nn.LayerNorm(WIDTH, bias=False) for _ in range(2))
+            self.qkv, self.out = (nn.Linear(WIDTH, n * WIDTH, bias=False) for n in (3, 1))
+            self.up = nn.Linear(WIDTH, 4 * WIDTH, bias=False)
+            self.down = nn.Linear(4 * WIDTH, WIDTH, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            shape = (*x.shape[:2], HEADS, WIDTH // HEADS)
+            q, k, v = (
+                t.view(shape).transpose(1, 2) for t in self.qkv(self.before(x)).split(WIDTH, 2)
+            )
+            seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(seen.transpose(1, 2).reshape(x.shape))
+            return x + self.down(F.gelu(self.up(self.after(x))))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.places = nn.Embedding(vocab_size, WIDTH), nn.Embedding(CONTEXT, WIDTH)
+            self.layers = nn.ModuleList(Layer() for _ in range(DEPTH))
+            self.norm = nn.LayerNorm(WIDTH, bias=False)
+            for name, p in self.named_parameters():
+                if p.dim() > 1:
+                    residual = name.endswith(("out.weight", "down.weight"))
+                    nn.init.normal_(p, std=0.02 / (2 * DEPTH) ** 0.5 if residual else 0.02)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            x = self.tokens(ids) + self.places.weight[: ids.size(1)]
+            for layer in self.layers:
+                x = layer(x)
+            return self.norm(x) @ self.tokens.weight.T
+
+    torch.manual_seed(0)
+    model = Model()
+    race = Race("nanogpt", folder, lambda: mean_loss(model, windows))
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
+    drawn = blocks(train)
+
+    def step(rate: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        part = next(drawn)
+        logits = model(part[:, :-1])
+        loss = F.cross_entropy(logits.view(-1, vocab_size), part[:, 1:].reshape(-1))
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    n_steps = race.planned(lambda number: step(0.0))
+    for number in range(n_steps):
+        begun = time.perf_counter()
+        progress = max(0.0, (number - 100) / max(1, n_steps - 100))
+        step(1e-3 * min((number + 1) / 100, 0.1 + 0.45 * (1 + math.cos(math.pi * progress))))
+        race.seconds += time.perf_counter() - begun
+    race.measured(n_steps, 0)
+    return race.told(n_steps, n_steps * BATCH * CONTEXT)
+
+
+def ours(train: Any, windows: Any, vocab_size: int, folder: Path) -> dict[str, Any]:
+    """The model of 08_gpt, the loop of 10_training: Muon, bf16 where the processor has it."""
+    import numpy as np
+    import torch
+
+    from llmchain.pretrain.gpt import GPT, GPTConfig, choose_precision
+    from llmchain.pretrain.objectives import CausalObjective, clm_batch
+    from llmchain.pretrain.training import make_optimizer, training_steps, warmup_cosine
+
+    sizes = {"n_layer": DEPTH, "n_head": HEADS, "n_embd": WIDTH, "block_size": CONTEXT}
+    config = GPTConfig(vocab_size=vocab_size, dropout=0.0, **sizes)
+    model = GPT(config, torch.Generator().manual_seed(0))
+    stream, precision = np.asarray(train), choose_precision("auto")
+    race = Race("ours", folder, lambda: mean_loss(model.eval(), windows))
+
+    def rows(schedule: Callable[[int], float], steps: range) -> Iterator[dict]:
+        optimizer = make_optimizer(model, 0.1, (0.9, 0.99), muon=7.0)
+        batches = lambda step: clm_batch(stream, step, BATCH, CONTEXT + 1, 0)  # noqa: E731
+        return training_steps(model, optimizer, CausalObjective(), batches, schedule, steps, precision=precision)  # fmt: skip
+
+    timing = rows(lambda step: 0.0, range(6))
+    n_steps = race.planned(lambda number: next(timing))
+    schedule = lambda step: warmup_cosine(step, n_steps, n_steps // 20, 3e-3, 3e-4)  # noqa: E731
+    done = 0
+    for row in rows(schedule, range(n_steps)):
+        race.seconds += row["seconds"]
+        done += 1
+        if done % max(1, n_steps // EVALUATIONS) == 0 or done == n_steps:
+            if done > n_steps // 3 and race.measured(done, 0):
+                break
+    return race.told(done, done * BATCH * CONTEXT)
+
+
+def trainer(train: Any, windows: Any, vocab_size: int, folder: Path) -> dict[str, Any]:
+    """GPT-2 of transformers under its Trainer."""
+    import numpy as np
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    sizes = {"n_layer": DEPTH, "n_head": HEADS, "n_embd": WIDTH, "n_positions": CONTEXT}
+    off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, **sizes, **off))
+    race = Race("trainer", folder, lambda: mean_loss(lambda ids: model(ids).logits, windows))
+    drawn = blocks(train)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+
+    def timed(number: int) -> None:
+        ids = next(drawn)[:, :-1]
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    n_steps = race.planned(timed)
+    starts = np.random.default_rng(0).integers(0, len(train) - CONTEXT, n_steps * BATCH)
+    rows = [{"input_ids": (ids := np.asarray(train[s : s + CONTEXT]).astype(np.int64)), "labels": ids} for s in starts.tolist()]  # fmt: skip
+    n_done = run_trainer(model, rows, race, n_steps, BATCH, learning_rate=1e-3)
+    return race.told(n_done, n_done * BATCH * CONTEXT)
+
+
+def run_trainer(model: Any, rows: list, race: Race, n_steps: int, batch: int, **how: Any) -> int:
+    """Steps that the Trainer took to the target; its clock stands while the loss is measured."""
+    import tempfile
+
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Watch(TrainerCallback):
+        begun = 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if not state.global_step:
+                self.begun = time.perf_counter()
+
+        def on_step_end(
+            self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+        ) -> Any:
+            done = state.global_step
+            if done % max(1, n_steps // EVALUATIONS) and done < n_steps:
+                return control
+            race.seconds += time.perf_counter() - self.begun
+            model.eval()
+            if (done > n_steps // 3 or done == n_steps) and race.measured(done, 0):
+                control.should_training_stop = True
+            model.train()
+            self.begun = time.perf_counter()
+            return control
+
+    collate = how.pop("data_collator", None)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=batch,
+            max_steps=n_steps,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            logging_strategy="no",
+            use_cpu=True,
+            seed=0,
+            **how,
+        )
+        extra = {"data_collator": collate} if collate else {}
+        run = Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[Watch()], **extra)
+        run.train()
+    return run.state.global_step
+
+
+def main(who: str, data: Path, folder: Path) -> dict[str, Any]:
+    """One contender."""
+    from llmchain.pretrain.objectives import load_clm
+
+    train, meta = load_clm(data, "train")
+    windows = held_out(load_clm(data, "validation")[0])
+    contender = {"ours": ours, "nanogpt": nanogpt, "trainer": trainer}[who]
+    return contender(train, windows, meta["vocab_size"], folder)
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))

@@ -1,0 +1,175 @@
+"""Time to a loss of BERT (masked words and next sentence): our loop beside the Trainer of transformers.
+
+One size for all: width 256, depth 4, 4 heads, pairs of 256 tokens with their padding, the vocabulary of the course, no
+dropout, 15 % of the tokens masked anew at each step. The Trainer with its defaults trains for SECONDS and sets the
+target: its loss on held-out masked words. The others train until they are under it: the Trainer in bf16, which takes
+the same steps, and ours. Clock, budgets and the Trainer are those of clm.py."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+import clm
+from clm import Race, artifact, run_trainer
+
+UNIT = "seconds of training to the masked-word loss of the Trainer after 120 s"
+GOALS = {"trainer": 3.5, "trainer bf16": 2.8}
+WARM_UP = False
+SECONDS = 120.0
+BATCH, CONTEXT, WIDTH, DEPTH, HEADS = 16, 256, 256, 4, 4
+HELD_OUT = 256  # pairs
+clm.BUDGETS |= {"ours": 34.0, "trainer": SECONDS, "trainer bf16": SECONDS}
+
+
+def commands(folder: Path) -> dict[str, list[list[str]]]:
+    """The Trainer first: it sets the target of the round."""
+    words = ["-p", f"07_objectives.block_size={CONTEXT}"]
+    data = str(artifact("tokens/mlm", "07_objectives", *words))
+    return {
+        who: [[sys.executable, __file__, who, data, str(folder)]]
+        for who in ("trainer", "ours", "trainer bf16")
+    }
+
+
+class Held:
+    """Held-out pairs whose masks are drawn once, and the mean loss on their masked words."""
+
+    def __init__(self, data: Path) -> None:
+        from llmchain.pretrain.objectives import load_mlm, mlm_batch
+
+        arrays, meta = load_mlm(data, "validation")
+        n = min(HELD_OUT, len(arrays["input_ids"])) // 16
+        self.parts = [mlm_batch(arrays, step, 16, 1234, meta) for step in range(n)]
+
+    def loss(self, model: Any, theirs: bool) -> float:
+        """Nats a masked word, fp32."""
+        import torch
+        import torch.nn.functional as F
+
+        total, count = 0.0, 0
+        with torch.inference_mode():
+            for part in self.parts:
+                places = (part["labels"].flatten() != -100).nonzero()[:, 0]
+                inputs = [part[k] for k in ("input_ids", "token_type_ids", "attention_mask")]
+                if theirs:
+                    names = ("input_ids", "token_type_ids", "attention_mask")
+                    found = model(**dict(zip(names, inputs, strict=True))).prediction_logits
+                    logits = found.flatten(0, 1)[places]
+                else:
+                    logits = model(*inputs, positions=places)[0]
+                labels = part["labels"].flatten()[places]
+                total += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
+                count += len(places)
+        return total / count
+
+
+def ours(data: Path, folder: Path, held: Held) -> dict[str, Any]:
+    """The model of 09_bert, the loop of 10_training: Muon, bf16, logits of masked words alone."""
+    import torch
+
+    from llmchain.pretrain.bert import BertConfig, BertPretraining
+    from llmchain.pretrain.gpt import choose_precision
+    from llmchain.pretrain.objectives import MaskedObjective, load_mlm, mlm_batch
+    from llmchain.pretrain.training import make_optimizer, training_steps, warmup_cosine
+
+    arrays, meta = load_mlm(data, "train")
+    sizes = {"n_layer": DEPTH, "n_head": HEADS, "n_embd": WIDTH, "n_inner": 4 * WIDTH}
+    config = BertConfig(vocab_size=meta["vocab_size"], block_size=CONTEXT, dropout=0.0, **sizes)
+    model = BertPretraining(config, torch.Generator().manual_seed(0))
+    precision = choose_precision("auto")
+    race = Race("ours", folder, lambda: held.loss(model.eval(), theirs=False))
+
+    def rows(schedule: Any, steps: range) -> Iterator[dict]:
+        optimizer = make_optimizer(model, 0.01, (0.9, 0.95), muon=20.0)
+        batches = lambda step: mlm_batch(arrays, step, BATCH, 0, meta)  # noqa: E731
+        return training_steps(model, optimizer, MaskedObjective(), batches, schedule, steps, precision=precision)  # fmt: skip
+
+    timing = rows(lambda step: 0.0, range(6))
+    n_steps = race.planned(lambda number: next(timing))
+    schedule = lambda step: warmup_cosine(step, n_steps, n_steps // 20, 1e-3, 1e-4)  # noqa: E731
+    done, tokens = 0, 0
+    for row in rows(schedule, range(n_steps)):
+        race.seconds += row["seconds"]
+        done, tokens = done + 1, tokens + row["tokens"]
+        if (
+            done % max(1, n_steps // clm.EVALUATIONS) == 0 and done > n_steps // 3
+        ) or done == n_steps:
+            if race.measured(done, tokens):
+                break
+    return race.told(done, tokens)
+
+
+def trainer(data: Path, folder: Path, held: Held, bf16: bool) -> dict[str, Any]:
+    """BERT of transformers under its Trainer, with its collator's masks."""
+    import torch
+    from transformers import BertConfig, BertForPreTraining
+
+    from llmchain.pretrain.objectives import load_mlm, mask_tokens
+
+    arrays, meta = load_mlm(data, "train")
+    torch.manual_seed(0)
+    model = BertForPreTraining(
+        BertConfig(
+            vocab_size=meta["vocab_size"],
+            hidden_size=WIDTH,
+            num_hidden_layers=DEPTH,
+            num_attention_heads=HEADS,
+            intermediate_size=4 * WIDTH,
+            max_position_embeddings=CONTEXT,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+    )
+    generator = torch.Generator().manual_seed(0)
+
+    def collate(rows: list[dict]) -> dict[str, Any]:
+        intact = torch.tensor([r["input_ids"] for r in rows])
+        ids, labels = mask_tokens(intact, meta["special_ids"], meta["mask_token_id"], meta["vocab_size"], generator, 0.15)  # fmt: skip
+        return {
+            "input_ids": ids,
+            "labels": labels,
+            "token_type_ids": torch.tensor([r["token_type_ids"] for r in rows]),
+            "attention_mask": (intact != meta["pad_token_id"]).long(),
+            "next_sentence_label": torch.tensor([r["next_sentence_label"] for r in rows]),
+        }
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(arrays["input_ids"])
+
+        def __getitem__(self, i: int) -> dict[str, Any]:
+            return {name: values[i].tolist() for name, values in arrays.items()}
+
+    who = "trainer bf16" if bf16 else "trainer"
+    race = Race(
+        "nanogpt" if who == "trainer" else who, folder, lambda: held.loss(model, theirs=True)
+    )
+    clm.BUDGETS["nanogpt"] = SECONDS
+    n_steps = json.loads(race.file.read_text())["steps"] if bf16 else 0
+    if not bf16:
+        rows, optimizer = Rows(), torch.optim.AdamW(model.parameters(), lr=0.0)
+
+        def timed(number: int) -> None:
+            model(**collate([rows[number * BATCH + k] for k in range(BATCH)])).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        n_steps = race.planned(timed)
+    how = {"learning_rate": 1e-3, "bf16": bf16, "remove_unused_columns": False}
+    done = run_trainer(model, Rows(), race, n_steps, BATCH, data_collator=collate, **how)  # type: ignore[arg-type]
+    return race.told(done, done * BATCH * CONTEXT)
+
+
+def main(who: str, data: Path, folder: Path) -> dict[str, Any]:
+    """One contender."""
+    held = Held(data)
+    if who == "ours":
+        return ours(data, folder, held)
+    return trainer(data, folder, held, bf16=who.endswith("bf16"))
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))
