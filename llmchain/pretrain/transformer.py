@@ -611,7 +611,7 @@ def look(
         return None
     return visibility(input_ids.size(1), memory.size(1), attention_mask=memory_mask)
 
-# %% ../../nbs/02_pretraining/06_transformer.ipynb #a480419f
+# %% ../../nbs/02_pretraining/06_transformer.ipynb #d0a3df00
 class Decoder(nn.Module):
     "A decoder-only language model: GPT-2's kind, or Llama's, by the configuration."
 
@@ -624,7 +624,7 @@ class Decoder(nn.Module):
         self.config = c = config
         with torch.random.fork_rng(devices=[]):  # the layers' own initial draws are thrown away
             self.stack = Stack(c, causal=True)
-            self.head = None if c.tied else nn.Linear(c.n_embd, c.vocab_size, bias=False)
+            self.head = None if c.tied else nn.Embedding(c.vocab_size, c.n_embd)
         initialize(self, generator, residual_scale=(2 * c.n_layer) ** -0.5)
 
     def hidden(
@@ -1010,7 +1010,7 @@ class Seq2SeqObjective:
         logits = model(batch["input_ids"], batch["decoder_input_ids"], batch.get("attention_mask"))
         return {"seq2seq": cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())[0]}
 
-# %% ../../nbs/02_pretraining/06_transformer.ipynb #d01c02e4
+# %% ../../nbs/02_pretraining/06_transformer.ipynb #69c8a43d
 @torch.inference_mode()
 def write_greedily(
     model: EncoderDecoder,  # in evaluation mode
@@ -1030,7 +1030,7 @@ def write_greedily(
     return torch.cat(written, dim=1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def attention_maps(
     model: nn.Module,  # has `Attention` inside
     *inputs: object,  # of one call of the model
