@@ -8,8 +8,8 @@ __all__ = ['ACTIVATIONS', 'INSIDE_LLAMA', 'INSIDE_MARIAN', 'softmax_saturation',
            'rotation_table', 'rotate', 'TransformerConfig', 'config_problems', 'layer_norm', 'rms_norm', 'FeedForward',
            'LayerCache', 'KVCache', 'Attention', 'split_heads', 'make_norm', 'TransformerBlock', 'InputEmbedding',
            'Stack', 'Decoder', 'EncoderDecoder', 'count_parameters', 'count_flops', 'generate_cached', 'cache_bytes',
-           'llama_names', 'marian_names', 'refuse_differences', 'llama_config', 'marian_config', 'from_hf', 'to_hf',
-           'llama_sizes', 'marian_sizes', 'shift_right', 'Seq2SeqObjective', 'write_greedily', 'attention_maps']
+           'llama_names', 'marian_names', 'refuse_differences', 'llama_config', 'marian_config', 'llama_sizes',
+           'marian_sizes', 'from_hf', 'to_hf', 'shift_right', 'Seq2SeqObjective', 'write_greedily', 'attention_maps']
 
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #b74c63f3
 from collections.abc import Callable
@@ -202,15 +202,7 @@ def rotate(
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
-# %% ../../nbs/02_pretraining/06_transformer.ipynb #0e775e1d
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_new": gelu_new,
-    "silu": F.silu,
-}
-
-
+# %% ../../nbs/02_pretraining/06_transformer.ipynb #68013baa
 @dataclass(frozen=True)
 class TransformerConfig:
     "Sizes and switches of a Transformer; the defaults are those of today's decoders."
@@ -248,7 +240,15 @@ class TransformerConfig:
     def __post_init__(self):
         check_sizes(self, config_problems(self))
 
-# %% ../../nbs/02_pretraining/06_transformer.ipynb #3b013130
+# %% ../../nbs/02_pretraining/06_transformer.ipynb #f820798f
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_new": gelu_new,
+    "silu": F.silu,
+}
+
+
 def config_problems(
     config: TransformerConfig,  # to be tested
 ) -> list[str]:  # what is wrong with it, beside heads against width and dropout
@@ -902,49 +902,6 @@ def marian_config(
         eps=1e-5,
     )
 
-# %% ../../nbs/02_pretraining/06_transformer.ipynb #75456408
-def from_hf(
-    hf_model: nn.Module,  # a LlamaForCausalLM, Qwen3ForCausalLM or MarianMTModel of transformers
-) -> Decoder | EncoderDecoder:  # the same weights in our layout, same dtype, evaluation mode
-    "Take over the weights of a model of transformers."
-    kind = hf_model.config.model_type
-    if kind not in ("llama", "qwen3", "marian"):
-        raise ValueError(f"from_hf: model_type must be one of: llama, qwen3, marian; got {kind}")
-    if kind == "marian":
-        config = marian_config(hf_model.config)
-        model, names = EncoderDecoder(config), marian_names(config)
-    else:
-        config = llama_config(hf_model.config)
-        model, names = Decoder(config), llama_names(config)
-    model = model.to(hf_model.dtype)
-    model.load_state_dict(from_hf_weights(hf_model.state_dict(), names))
-    return model.eval()
-
-
-def to_hf(
-    model: Decoder | EncoderDecoder,  # one of those that `from_hf` gives
-    **special: int,  # pad_token_id, eos_token_id, …: written to the configuration
-) -> nn.Module:  # a model of transformers in evaluation mode on the CPU, weights copied
-    "Give the weights to a new Llama, Qwen3 or Marian."
-    import transformers as hf
-
-    c = model.config
-    if isinstance(model, EncoderDecoder):
-        config, kind, names = (
-            hf.MarianConfig(**marian_sizes(c), **special),
-            hf.MarianMTModel,
-            marian_names(c),
-        )
-        copies = ("model.encoder.embed_{}.weight", "model.decoder.embed_{}.weight")
-        tied = {copy.format(what) for copy in copies for what in ("tokens", "positions")}
-    else:
-        name = "Qwen3" if c.qk_norm else "Llama"
-        config = getattr(hf, f"{name}Config")(**llama_sizes(c), **special)
-        kind, names, tied = getattr(hf, f"{name}ForCausalLM"), llama_names(c), set()
-    if c.tied:
-        tied.add("lm_head.weight")
-    return new_hf_model(kind, config, to_hf_weights(model.state_dict(), names), tied)
-
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #af390bfe
 def llama_sizes(
     config: TransformerConfig,  # of a `Decoder`
@@ -979,6 +936,49 @@ def marian_sizes(
     sizes |= dict(activation_function=c.activation, scale_embedding=c.scale_embedding)
     return sides | sizes | dict(dropout=c.dropout, attention_dropout=c.dropout)
 
+# %% ../../nbs/02_pretraining/06_transformer.ipynb #32806a89
+def from_hf(
+    hf_model: nn.Module,  # a LlamaForCausalLM, Qwen3ForCausalLM or MarianMTModel of transformers
+) -> Decoder | EncoderDecoder:  # the same weights in our layout, same dtype, evaluation mode
+    "Take over the weights of a model of transformers."
+    kind = hf_model.config.model_type
+    if kind not in ("llama", "qwen3", "marian"):
+        raise ValueError(f"from_hf: model_type must be one of: llama, qwen3, marian; got {kind}")
+    if kind == "marian":
+        config = marian_config(hf_model.config)
+        model, names = EncoderDecoder(config), marian_names(config)
+    else:
+        config = llama_config(hf_model.config)
+        model, names = Decoder(config), llama_names(config)
+    model = model.to(hf_model.dtype)
+    model.load_state_dict(from_hf_weights(hf_model.state_dict(), names))
+    return model.eval()
+
+# %% ../../nbs/02_pretraining/06_transformer.ipynb #beb4f472
+def to_hf(
+    model: Decoder | EncoderDecoder,  # one of those that `from_hf` gives
+    **special: int,  # pad_token_id, eos_token_id, …: written to the configuration
+) -> nn.Module:  # a model of transformers in evaluation mode on the CPU, weights copied
+    "Give the weights to a new Llama, Qwen3 or Marian."
+    import transformers as hf
+
+    c = model.config
+    if isinstance(model, EncoderDecoder):
+        config, kind, names = (
+            hf.MarianConfig(**marian_sizes(c), **special),
+            hf.MarianMTModel,
+            marian_names(c),
+        )
+        copies = ("model.encoder.embed_{}.weight", "model.decoder.embed_{}.weight")
+        tied = {copy.format(what) for copy in copies for what in ("tokens", "positions")}
+    else:
+        name = "Qwen3" if c.qk_norm else "Llama"
+        config = getattr(hf, f"{name}Config")(**llama_sizes(c), **special)
+        kind, names, tied = getattr(hf, f"{name}ForCausalLM"), llama_names(c), set()
+    if c.tied:
+        tied.add("lm_head.weight")
+    return new_hf_model(kind, config, to_hf_weights(model.state_dict(), names), tied)
+
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #c4c992e9
 def shift_right(
     labels: Tensor,  # (B, T) target tokens, -100 where nothing is asked
@@ -1010,7 +1010,7 @@ class Seq2SeqObjective:
         logits = model(batch["input_ids"], batch["decoder_input_ids"], batch.get("attention_mask"))
         return {"seq2seq": cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())[0]}
 
-# %% ../../nbs/02_pretraining/06_transformer.ipynb #69c8a43d
+# %% ../../nbs/02_pretraining/06_transformer.ipynb #041e361b
 @torch.inference_mode()
 def write_greedily(
     model: EncoderDecoder,  # in evaluation mode
@@ -1029,7 +1029,7 @@ def write_greedily(
         written.append(new)
     return torch.cat(written, dim=1)
 
-
+# %% ../../nbs/02_pretraining/06_transformer.ipynb #37ff750b
 @torch.no_grad()
 def attention_maps(
     model: nn.Module,  # has `Attention` inside

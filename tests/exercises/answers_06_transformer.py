@@ -20,22 +20,6 @@ def from_the_first_key(n_queries, n_keys, width):
     return torch.ones(n_queries, n_keys, dtype=torch.bool).tril().triu(1 - width)
 
 
-def inner_width(n_embd, multiple):
-    return 8 * n_embd // 3 // multiple * multiple
-
-
-def rounded_up(n_embd, multiple):
-    return -(-8 * n_embd // 3 // multiple) * multiple
-
-
-def two_matrices(n_embd, multiple):
-    return 4 * n_embd
-
-
-def not_a_multiple(n_embd, multiple):
-    return 8 * n_embd // 3
-
-
 def alibi(n_head, n_tokens):
     slopes = 2.0 ** (-8 * torch.arange(1, n_head + 1) / n_head)
     places = torch.arange(n_tokens)
@@ -57,10 +41,9 @@ def positive(n_head, n_tokens):
     return -alibi(n_head, n_tokens)
 
 
-RIGHT = {1: 1 / 8, 2: window, 3: inner_width, 4: alibi}
+RIGHT = {1: 1 / 8, 2: window, 3: alibi}
 WRONG = {
     1: [1.0, 8, 1 / 64, "one eighth"],
     2: [one_too_many, both_directions, from_the_first_key],
-    3: [rounded_up, two_matrices, not_a_multiple],
-    4: [both_sides, first_slope_one, positive],
+    3: [both_sides, first_slope_one, positive],
 }
