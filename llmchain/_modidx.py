@@ -724,6 +724,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'llmchain/pretrain/transformer.py'),
                                                'llmchain.pretrain.transformer.Attention.queries': ( '02_pretraining/transformer.html#attention.queries',
                                                                                                     'llmchain/pretrain/transformer.py'),
+                                               'llmchain.pretrain.transformer.Attention.weights': ( '02_pretraining/transformer.html#attention.weights',
+                                                                                                    'llmchain/pretrain/transformer.py'),
                                                'llmchain.pretrain.transformer.Decoder': ( '02_pretraining/transformer.html#decoder',
                                                                                           'llmchain/pretrain/transformer.py'),
                                                'llmchain.pretrain.transformer.Decoder.__init__': ( '02_pretraining/transformer.html#decoder.__init__',

@@ -11,9 +11,10 @@ __all__ = ['ACTIVATIONS', 'INSIDE_LLAMA', 'INSIDE_MARIAN', 'softmax_saturation',
            'llama_names', 'marian_names', 'refuse_differences', 'llama_config', 'marian_config', 'llama_sizes',
            'marian_sizes', 'from_hf', 'to_hf', 'shift_right', 'Seq2SeqObjective', 'write_greedily', 'attention_maps']
 
-# %% ../../nbs/02_pretraining/06_transformer.ipynb #b74c63f3
+# %% ../../nbs/02_pretraining/06_transformer.ipynb #6a05c589
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -424,7 +425,7 @@ def make_norm(
     kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
     return kind(config.n_embd, config.eps)
 
-# %% ../../nbs/02_pretraining/06_transformer.ipynb #3b24f9fb
+# %% ../../nbs/02_pretraining/06_transformer.ipynb #b5bc47ce
 class TransformerBlock(nn.Module):
     "Attention, attention to a memory if there is one, MLP; each a branch of the stream."
 
@@ -453,9 +454,8 @@ class TransformerBlock(nn.Module):
         own, other = cache or (None, None)
         x = self.residual(x, self.norm_1, lambda y: self.attention(y, None, *seen, rotation, own))
         if self.cross_attention is not None:
-            how = {"visible": memory_visible, "cache": other}
-            look = lambda y: self.cross_attention(y, memory, **how)  # noqa: E731
-            x = self.residual(x, self.norm_cross, look)
+            how = {"memory": memory, "visible": memory_visible, "cache": other}
+            x = self.residual(x, self.norm_cross, partial(self.cross_attention, **how))
         return self.residual(x, self.norm_2, self.mlp)
 
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #41710efb
@@ -1029,36 +1029,41 @@ def write_greedily(
         written.append(new)
     return torch.cat(written, dim=1)
 
-# %% ../../nbs/02_pretraining/06_transformer.ipynb #37ff750b
+# %% ../../nbs/02_pretraining/06_transformer.ipynb #99158d4a
+@patch
+def weights(
+    self: Attention,
+    x: Tensor,  # (B, T, C), the places that ask
+    memory: Tensor | None = None,  # (B, S, C), what is looked at; None: `x` itself
+    visible: Tensor | None = None,  # bool, broadcasts to (B, H, T, S), True: a key is seen
+    causal: bool = False,  # hide the future; instead of `visible`
+    rotation: tuple[Tensor, Tensor] | None = None,  # cos and sin of the places of `x`
+    cache: LayerCache | None = None,  # is not looked at
+) -> Tensor:  # (B, H, T, S)
+    "What `forward` weighs the values with, for the same arguments and no cache."
+    q = self.queries(x, rotation)
+    k, v = self.keys_values(x if memory is None else memory, rotation)
+    if causal:
+        visible = visibility(x.size(1), x.size(1), causal=True, device=x.device)
+    return dot_product_attention(q, k, v, visible)[1]
+
+# %% ../../nbs/02_pretraining/06_transformer.ipynb #6458cda9
 @torch.no_grad()
 def attention_maps(
     model: nn.Module,  # has `Attention` inside
     *inputs: object,  # of one call of the model
     **more: object,  # of the same call
 ) -> dict[str, Tensor]:  # name of each attention -> weights (B, H, T, S)
-    "The weights of every attention in one forward pass; the fused kernel does not keep them."
+    "The weights of every attention in one forward pass."
     found, handles = {}, []
 
-    def note(
-        name: str,
-        module: Attention,
-        x: Tensor,
-        memory=None,
-        visible=None,
-        causal=False,
-        rotation=None,
-        cache=None,
-    ):
-        q = module.queries(x, rotation)
-        k, v = module.keys_values(x if memory is None else memory, rotation)
-        if causal:
-            visible = visibility(x.size(1), x.size(1), True, device=x.device)
-        found[name] = dot_product_attention(q, k, v, visible)[1]
+    def note(name: str, module: Attention, given: tuple, named: dict) -> None:
+        found[name] = module.weights(*given, **named)
 
     for name, module in model.named_modules():
         if isinstance(module, Attention):
-            hook = lambda m, args, kwargs, name=name: note(name, m, *args, **kwargs)  # noqa: E731
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            hook = module.register_forward_pre_hook(partial(note, name), with_kwargs=True)
+            handles.append(hook)
     try:
         model(*inputs, **more)
     finally:
