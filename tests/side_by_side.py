@@ -1,6 +1,7 @@
 """A model of transformers beside ours: loud weights, every gradient, one step of AdamW, in fp64."""
 
 import torch
+from torch import nn
 from transformers import BertConfig
 
 from llmchain.pretrain.gpt import to_hf_weights
@@ -12,8 +13,20 @@ def loud(kind, config, seed=0):
         torch.manual_seed(seed)
         model = kind(config).double()
         for parameter in model.parameters():
-            parameter.data += 0.1 * torch.randn_like(parameter)
+            if parameter.requires_grad:  # a table of sines is none of the weights
+                parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval()
+
+
+def in_full_precision(model):
+    "The same model, with PyTorch's norm wherever its own RMSNorm casts to fp32."
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__.endswith("RMSNorm") and not isinstance(child, nn.RMSNorm):
+                norm = nn.RMSNorm(child.weight.shape, child.variance_epsilon)
+                norm.weight = child.weight
+                setattr(parent, name, norm)
+    return model
 
 
 def bert_config(n_layer, n_head, n_embd, n_inner, vocab_size, block_size, **more):
@@ -46,7 +59,7 @@ def gradient_gap(ours, theirs, names, transposed=()):
     mine = {name: p.grad for name, p in ours.named_parameters()}
     assert set(mine) == set(names)
     mine = to_hf_weights(mine, names, transposed)
-    gradients = {name: p.grad for name, p in theirs.named_parameters()}
+    gradients = {name: p.grad for name, p in theirs.named_parameters() if p.requires_grad}
     assert set(mine) == set(gradients)
     largest = max(g.abs().max().item() for g in gradients.values())
     worst = 0.0
