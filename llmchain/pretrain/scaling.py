@@ -78,7 +78,7 @@ def activation_memory(
         "block gradient": n_tokens * 16 * c.n_embd,
     }
 
-# %% ../../nbs/02_pretraining/11_scaling.ipynb #df082692
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #6b6e2dd1
 def training_memory(
     config: GPTConfig,  # sizes of a GPT
     n_rows: int,  # rows of a micro-batch (at least 1)
@@ -96,22 +96,19 @@ def training_memory(
     moments = 8 * total - (4 * inner if optimizer == "muon" else 0)
     copies = 2 * (inner + parts["token embedding"]) if precision == "bf16" else 0
     iteration = 56 * config.n_embd**2 if optimizer == "muon" else 0  # of one (4C, C) matrix
-    held = {"weights": 4 * total, "moments": moments, "bf16 copies": copies}
-    held = {name: size / n_shards for name, size in held.items()}
     size = activation_memory(config, n_rows * length, precision)
     kept = config.n_layer * size["block input" if checkpointing else "block"]
     again = size["block"] if checkpointing else 0  # one block at a time
-    embedding = 4 * parts["token embedding"] / n_shards  # the head's gradient is the first
-    summits = [  # activations, work, gradients
-        (kept + size["end"], size["loss"], 0),
-        (kept + again, size["block gradient"], embedding),
-        (0, iteration, 4 * total / n_shards),
+    embedding = 4 * parts["token embedding"]  # the head's gradient is the first
+    summits = [  # bf16 copies, gradients, activations, work
+        (copies / n_shards, 0, kept + size["end"], size["loss"]),
+        (copies / n_shards, embedding / n_shards, kept + again, size["block gradient"]),
+        (0, 4 * total / n_shards, 0, iteration),  # copies have gone with their blocks
     ]
-    activations, work, gradients = max(summits, key=sum)
-    if gradients == 4 * total / n_shards:
-        held["bf16 copies"] = 0.0  # the last ones are gone with their block
-    at_peak = held | {"gradients": gradients, "activations": activations, "work": work}
-    return at_peak | {"peak": sum(at_peak.values())}
+    names = ("bf16 copies", "gradients", "activations", "work")
+    held = {"weights": 4 * total / n_shards, "moments": moments / n_shards}
+    held |= dict(zip(names, max(summits, key=sum), strict=True))
+    return held | {"peak": sum(held.values())}
 
 # %% ../../nbs/02_pretraining/11_scaling.ipynb #32c488fd
 def check_memory_request(
