@@ -674,6 +674,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'llmchain/pretrain/scaling.py'),
                                            'llmchain.pretrain.scaling.fold_vocabulary': ( '02_pretraining/scaling.html#fold_vocabulary',
                                                                                           'llmchain/pretrain/scaling.py'),
+                                           'llmchain.pretrain.scaling.groups_for_wire': ( '02_pretraining/scaling.html#groups_for_wire',
+                                                                                          'llmchain/pretrain/scaling.py'),
                                            'llmchain.pretrain.scaling.mean_squared_norm': ( '02_pretraining/scaling.html#mean_squared_norm',
                                                                                             'llmchain/pretrain/scaling.py'),
                                            'llmchain.pretrain.scaling.noise_scale': ( '02_pretraining/scaling.html#noise_scale',

@@ -7,7 +7,7 @@ __all__ = ['PRICES_OF', 'HARDWARE', 'count_parameters', 'training_flops', 'activ
            'check_memory_request', 'fold_vocabulary', 'rate_for_width', 'WidthGPT', 'width_groups', 'best_rate',
            'row_gradients', 'mean_squared_norm', 'noise_scale', 'ScalingLaw', 'check_runs', 'fit_scaling_law',
            'bootstrap_laws', 'predicted_interval', 'Hardware', 'find_hardware', 'check_positive', 'compute_optimal',
-           'training_bill', 'buy', 'config_of_size', 'plan_parallelism']
+           'training_bill', 'buy', 'config_of_size', 'groups_for_wire', 'plan_parallelism']
 
 # %% ../../nbs/02_pretraining/11_scaling.ipynb #7c57755f
 import difflib
@@ -149,7 +149,7 @@ def fold_vocabulary(
     names[common] = np.arange(len(common))
     return names[tokens].astype(np.uint16)
 
-# %% ../../nbs/02_pretraining/11_scaling.ipynb #8dcf5518
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #a9e18348
 def rate_for_width(
     lr: float,  # learning rate at the base width (finite, above 0)
     width: int,  # of the model (at least 1)
@@ -162,7 +162,7 @@ def rate_for_width(
         raise ValueError(f"rate_for_width: widths must be at least 1, got {width} and {base_width}")
     return lr * base_width / width
 
-
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #16a425c6
 class WidthGPT(GPT):
     "A GPT whose start and logits follow µP; at the base width it is a GPT (Yang et al. 2022)."
 
@@ -224,7 +224,7 @@ def best_rate(
     a, b, _ = np.polyfit(np.log(x[best - 1 : best + 2]), y[best - 1 : best + 2], 2)
     return float(np.exp(-b / (2 * a))) if a > 0 else float(x[best])
 
-# %% ../../nbs/02_pretraining/11_scaling.ipynb #681543bb
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #32899faf
 def row_gradients(
     model: nn.Module,  # its gradients are overwritten
     objective: Objective,  # sums and counts
@@ -239,7 +239,7 @@ def row_gradients(
     model.zero_grad(set_to_none=True)
     return torch.stack(rows)
 
-
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #fae815aa
 def mean_squared_norm(
     gradients: Tensor,  # (R, P) of single rows
     n_rows: int,  # B, rows of a batch (1 to R)
@@ -269,7 +269,7 @@ def noise_scale(
     noise = (small - large) / (1 / n_small - 1 / n_large)
     return signal, noise, noise / signal if signal > 0 else math.inf
 
-# %% ../../nbs/02_pretraining/11_scaling.ipynb #419ce9a4
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #ddc6af1c
 @dataclass(frozen=True)
 class ScalingLaw:
     "L(N) = E + A·N^−α (Hoffmann et al. 2022, eq. 2, at a fixed number of tokens)."
@@ -285,7 +285,7 @@ class ScalingLaw:
         "What a model of this size is expected to reach."
         return self.floor + self.scale * np.asarray(sizes, float) ** -self.exponent
 
-
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #7b37dab3
 def check_runs(
     sizes: Sequence[float],  # (K,) parameters
     losses: np.ndarray,  # (K, S) nats a token, a column for each seed
@@ -336,7 +336,7 @@ def fit_scaling_law(
     scale = float(np.exp(a + alpha * np.log(n).mean()))
     return ScalingLaw(float(np.exp(e)) if with_floor else 0.0, scale, alpha)
 
-# %% ../../nbs/02_pretraining/11_scaling.ipynb #eca8f944
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #e8c948cf
 def bootstrap_laws(
     sizes: Sequence[float],  # (K,) parameters
     losses: np.ndarray,  # (K, S) nats a token, at least 2 seeds
@@ -351,7 +351,7 @@ def bootstrap_laws(
     draws = rng.integers(0, y.shape[1], (n_resamples, *y.shape))  # (R, K, S)
     return [fit_scaling_law(n, np.take_along_axis(y, d, 1), with_floor) for d in draws]
 
-
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #8c43c9bf
 def predicted_interval(
     laws: Sequence[ScalingLaw],  # of the resamples
     residuals: np.ndarray,  # (M,) ln L measured minus ln L of the fit
@@ -365,7 +365,7 @@ def predicted_interval(
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
-# %% ../../nbs/02_pretraining/11_scaling.ipynb #2261facd
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #0d3bc52c
 @dataclass(frozen=True)
 class Hardware:
     "A device to train on."
@@ -379,7 +379,7 @@ class Hardware:
     node: int  # devices of a machine
     price: float  # dollars an hour of one device: an assumption of PRICES_OF
 
-
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #2a6f2fec
 PRICES_OF = "2026-11"
 HARDWARE = {
     h.name: h
@@ -392,7 +392,7 @@ HARDWARE = {
     )
 }
 
-
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #59c952ba
 def find_hardware(
     name: str,  # one of HARDWARE
 ) -> Hardware:  # its line of the table
@@ -404,7 +404,7 @@ def find_hardware(
         f"find_hardware: no `{name}`; did you mean `{near[0]}`? known: {', '.join(HARDWARE)}"
     )
 
-# %% ../../nbs/02_pretraining/11_scaling.ipynb #bbdd0a5c
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #665a668f
 def check_positive(
     who: str,  # the function that asks
     **values: float,  # by name
@@ -418,7 +418,7 @@ def check_positive(
     if wrong:
         raise ValueError(f"{who}: {'; '.join(wrong)}")
 
-
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #78efb961
 def compute_optimal(
     flops: float,  # operations that may be spent (above 0)
     tokens_per_parameter: float = 20.0,  # D / N (above 0)
@@ -428,7 +428,7 @@ def compute_optimal(
     n = math.sqrt(flops / (6 * tokens_per_parameter))
     return n, tokens_per_parameter * n
 
-
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #90f1661e
 def training_bill(
     n_parameters: float,  # N (above 0)
     n_tokens: float,  # D (above 0)
@@ -445,7 +445,7 @@ def training_bill(
     hours = flops / (hardware.peak * mfu) / 3600
     return {"flops": flops, "hours": hours, "dollars": hours * rate}
 
-
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #3ec37bf5
 def buy(
     budget: float,  # dollars (above 0)
     hardware: Hardware,  # what is rented
@@ -473,7 +473,24 @@ def config_of_size(
     n_head = max(1, round(math.sqrt(n_parameters / (12 * n_layer)) / 128))
     return GPTConfig(vocab_size, block_size, n_layer, n_head, 128 * n_head)
 
-# %% ../../nbs/02_pretraining/11_scaling.ipynb #c1a9a745
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #18199c90
+def groups_for_wire(
+    tokens: float,  # of a step on one device (above 0)
+    needed: float,  # tokens behind which the traffic hides (above 0)
+    most_tensor: int,  # devices of a machine (at least 1)
+    most_pipeline: int,  # blocks of the model (at least 1)
+    n_devices: int,  # all of them (at least 1)
+) -> tuple[int, int]:  # devices of a tensor group, stages of a pipeline: powers of two
+    "The smallest groups whose tokens together hide the traffic; inside a machine first."
+    tensor = pipeline = 1
+    while tokens * tensor < needed and 2 * tensor <= min(most_tensor, n_devices):
+        tensor *= 2
+    room = min(most_pipeline, n_devices // tensor)
+    while tokens * tensor * pipeline < needed and 2 * pipeline <= room:
+        pipeline *= 2
+    return tensor, pipeline
+
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #33c5ae17
 def plan_parallelism(
     config: GPTConfig,  # the model
     hardware: Hardware,  # what it runs on
@@ -494,13 +511,7 @@ def plan_parallelism(
         method = "DDP" if n_devices > 1 else "one device"
         plan = {"method": method, "tensor": 1, "pipeline": 1, "bytes": alone}
         return plan | {"tokens": own, "needed": needed}
-    tensor = pipeline = 1
-    while own * tensor < needed and 2 * tensor <= min(hardware.node, n_devices):
-        tensor *= 2
-    while own * tensor * pipeline < needed and 2 * pipeline <= min(
-        config.n_layer, n_devices // tensor
-    ):
-        pipeline *= 2
+    tensor, pipeline = groups_for_wire(own, needed, hardware.node, config.n_layer, n_devices)
     part = training_memory(config, 1, **how, n_shards=n_devices)
     gathered = 2 * 12 * config.n_embd**2 * 2 / tensor  # two blocks in bf16: one at work, one coming
     size = part["peak"] - (1 - 1 / tensor) * (part["activations"] + part["work"]) + gathered
