@@ -25,10 +25,10 @@ from llmchain.pretrain.scaling import (
     fold_vocabulary,
     mean_squared_norm,
     noise_scale,
+    part_gradients,
     plan_parallelism,
     predicted_interval,
     rate_for_width,
-    row_gradients,
     training_bill,
     training_flops,
     training_memory,
@@ -197,14 +197,18 @@ def test_pure_noise_has_no_scale():
 def test_the_two_sizes_must_differ():
     with pytest.raises(ValueError, match="n_small < n_large, got 4 and 2"):
         noise_scale(1.0, 2.0, 4, 2)
-    with pytest.raises(ValueError, match="n_rows must be from 1 to 3, got 4"):
+    with pytest.raises(ValueError, match="n_joined must be from 1 to 3, got 4"):
         mean_squared_norm(torch.ones(3, 2), 4)
+    with pytest.raises(ValueError, match="n_parts must divide the batch's 4, got 3"):
+        part_gradients(GPT(NARROW), CausalObjective(), {"input_ids": torch.zeros(4, 8).long()}, 3)
 
 
 def test_gradients_of_rows_average_to_that_of_the_batch():
     model = GPT(GPTConfig(19, 12, 1, 2, 16)).double()
     ids = torch.randint(19, (4, 12), generator=torch.Generator().manual_seed(0))
-    rows = row_gradients(model, CausalObjective(), {"input_ids": ids})
+    rows = part_gradients(model, CausalObjective(), {"input_ids": ids}, 4)
+    pairs = part_gradients(model, CausalObjective(), {"input_ids": ids}, 2)
+    torch.testing.assert_close(rows[:2].mean(0), pairs[0], atol=1e-12, rtol=0)
     loss = CausalObjective().sums(model, {"input_ids": ids})["clm"] / (4 * 11)
     whole = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
     torch.testing.assert_close(rows.mean(0), whole, atol=1e-12, rtol=0)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRICES_OF', 'HARDWARE', 'count_parameters', 'training_flops', 'activation_memory', 'training_memory',
            'check_memory_request', 'fold_vocabulary', 'rate_for_width', 'WidthGPT', 'width_groups', 'best_rate',
-           'row_gradients', 'mean_squared_norm', 'noise_scale', 'ScalingLaw', 'check_runs', 'fit_scaling_law',
+           'part_gradients', 'mean_squared_norm', 'noise_scale', 'ScalingLaw', 'check_runs', 'fit_scaling_law',
            'bootstrap_laws', 'predicted_interval', 'Hardware', 'find_hardware', 'check_positive', 'compute_optimal',
            'training_bill', 'buy', 'config_of_size', 'groups_for_wire', 'plan_parallelism']
 
@@ -224,33 +224,36 @@ def best_rate(
     a, b, _ = np.polyfit(np.log(x[best - 1 : best + 2]), y[best - 1 : best + 2], 2)
     return float(np.exp(-b / (2 * a))) if a > 0 else float(x[best])
 
-# %% ../../nbs/02_pretraining/11_scaling.ipynb #32899faf
-def row_gradients(
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #808c114d
+def part_gradients(
     model: nn.Module,  # its gradients are overwritten
     objective: Objective,  # sums and counts
     batch: dict,  # tensors (B, ...)
-) -> Tensor:  # (B, P) the gradient of each row's mean loss
-    "One backward pass a row: slow, exact, and enough to form every smaller batch."
-    rows = []
-    for row in split_batch(batch, len(next(iter(batch.values())))):
+    n_parts: int,  # R, parts of equal size (divides B)
+) -> Tensor:  # (R, P) the gradient of each part's mean loss
+    "One backward pass a part; their means are the gradients of all larger batches."
+    n_rows = len(next(iter(batch.values())))
+    if n_parts < 1 or n_rows % n_parts:
+        raise ValueError(f"part_gradients: n_parts must divide the batch's {n_rows}, got {n_parts}")
+    found = []
+    for part in split_batch(batch, n_parts):
         model.zero_grad(set_to_none=True)
-        backward_batch(model, objective, row)
-        rows.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        backward_batch(model, objective, part)
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     model.zero_grad(set_to_none=True)
-    return torch.stack(rows)
+    return torch.stack(found)
 
-# %% ../../nbs/02_pretraining/11_scaling.ipynb #fae815aa
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #2e27edfd
 def mean_squared_norm(
-    gradients: Tensor,  # (R, P) of single rows
-    n_rows: int,  # B, rows of a batch (1 to R)
-) -> float:  # mean of |G_B|² over all disjoint batches of B rows
+    gradients: Tensor,  # (R, P) of parts of equal size
+    n_joined: int,  # parts that make a batch (1 to R)
+) -> float:  # mean of |G_B|² over all disjoint batches
     "How long the gradient of a batch is, squared."
-    if not 1 <= n_rows <= len(gradients):
-        raise ValueError(
-            f"mean_squared_norm: n_rows must be from 1 to {len(gradients)}, got {n_rows}"
-        )
-    n_batches = len(gradients) // n_rows
-    batches = gradients[: n_batches * n_rows].view(n_batches, n_rows, -1).mean(1)  # (K, P)
+    if not 1 <= n_joined <= len(gradients):
+        told = f"from 1 to {len(gradients)}, got {n_joined}"
+        raise ValueError(f"mean_squared_norm: n_joined must be {told}")
+    n_batches = len(gradients) // n_joined
+    batches = gradients[: n_batches * n_joined].view(n_batches, n_joined, -1).mean(1)  # (K, P)
     return float(batches.double().square().sum(1).mean())
 
 # %% ../../nbs/02_pretraining/11_scaling.ipynb #3427fa58

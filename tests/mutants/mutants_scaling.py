@@ -88,8 +88,8 @@ MUTANTS = [
     dict(
         name="mean_of_norms",
         module=MODULE,
-        old=".view(n_batches, n_rows, -1).mean(1)  # (K, P)",
-        new=".view(n_batches * n_rows, -1)  # (K, P)",
+        old=".view(n_batches, n_joined, -1).mean(1)  # (K, P)",
+        new=".view(n_batches * n_joined, -1)  # (K, P)",
         why="Norms of single rows are averaged instead of the norm of their mean: every batch looks as noisy as one row.",
         killed_by=UNIT + "test_gradients_of_rows_average_to_that_of_the_batch",
     ),
