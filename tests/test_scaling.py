@@ -301,6 +301,11 @@ def test_a_budget_must_be_one(budget):
         compute_optimal(budget)
 
 
+def test_nobody_reaches_more_than_the_peak():
+    with pytest.raises(ValueError, match="mfu must be at most 1, got 40"):
+        training_bill(1e9, 2e10, HARDWARE["L4"], mfu=40)
+
+
 def test_an_unknown_device_is_told_the_nearest():
     with pytest.raises(ValueError, match="no `RTX4090`; did you mean `RTX 4090`"):
         find_hardware("RTX4090")

@@ -407,17 +407,19 @@ def find_hardware(
         f"find_hardware: no `{name}`; did you mean `{near[0]}`? known: {', '.join(HARDWARE)}"
     )
 
-# %% ../../nbs/02_pretraining/11_scaling.ipynb #665a668f
+# %% ../../nbs/02_pretraining/11_scaling.ipynb #384f684f
 def check_positive(
     who: str,  # the function that asks
     **values: float,  # by name
 ) -> None:
-    "Refuse what is not finite and above 0, all of it in one line."
+    "Refuse what is not finite and above 0, and an `mfu` above 1, all of it in one line."
     wrong = [
         f"{k} must be finite and above 0, got {v}"
         for k, v in values.items()
         if not (math.isfinite(v) and v > 0)
     ]
+    if values.get("mfu", 0) > 1:
+        wrong.append(f"mfu must be at most 1, got {values['mfu']}")
     if wrong:
         raise ValueError(f"{who}: {'; '.join(wrong)}")
 
