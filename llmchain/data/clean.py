@@ -40,7 +40,7 @@ import numpy as np
 from lxml import etree
 from selectolax.lexbor import LexborHTMLParser
 
-from .corpus import HAN, KANA_HANGUL
+from .rows import HAN, KANA_HANGUL
 
 # %% ../../nbs/01_data/02_clean.ipynb #ec465dbc
 NEWLINES = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")

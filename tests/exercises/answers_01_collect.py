@@ -59,6 +59,6 @@ def by_quotes(source):
 RIGHT = {1: is_permissive, 2: level, 3: documented}
 WRONG = {
     1: [any_named, all_named, "MIT"],
-    2: [equal_shares, in_any_order, max],
+    2: [equal_shares, in_any_order, 6],
     3: [top_only, with_the_module, by_quotes],
 }
