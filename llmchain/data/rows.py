@@ -7,7 +7,7 @@ __all__ = ['ADVICE', 'PASSED', 'BOMS', 'AS_IN_BROWSERS', 'CHARSETS', 'FORBIDS', 
            'MEDIA_TYPES', 'HTML_LANG', 'TEXT_FIELDS', 'BadInput', 'Notice', 'notice_of', 'unmarked_utf16',
            'known_charset', 'decode', 'licence_forbids', 'guess_language', 'media_type_of', 'digest_of', 'raw_document',
            'size_in_bytes', 'dump', 'spool', 'keyed_lines', 'sorted_rows', 'batches', 'write_shard', 'write_shards',
-           'read_shards']
+           'read_shards', 'Rows']
 
 # %% ../../nbs/01_data/45_rows.ipynb #efa03cb4
 import codecs
@@ -17,10 +17,12 @@ import heapq
 import json
 import re
 import time
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from ..workbench.store import read_json, sha256, write_json
 
@@ -441,3 +443,31 @@ def read_shards(
         else:
             with gzip.open(path, "rt", encoding="utf-8", newline="\n") as lines:
                 yield from map(json.loads, lines)
+
+# %% ../../nbs/01_data/45_rows.ipynb #43f39a37
+class Rows(Sequence):
+    "The rows of a file of JSON lines as a sequence; memory holds 8 bytes a row, and the row asked for."
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.starts, at = path, array("q"), 0
+        with path.open("rb") as file:
+            for line in file:
+                self.starts.append(at)
+                at += len(line)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[dict]:
+        with self.path.open("rb") as file:
+            yield from map(json.loads, file)
+
+    def __getitem__(self, place: int | slice) -> dict | list[dict]:
+        with self.path.open("rb") as file:
+            if isinstance(place, slice):
+                return [self._read(file, at) for at in self.starts[place]]
+            return self._read(file, self.starts[place])
+
+    def _read(self, file: BinaryIO, at: int) -> dict:
+        file.seek(at)
+        return json.loads(file.readline())
