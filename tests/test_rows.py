@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llmchain.data.rows import (
     Notice,
+    Rows,
     batches,
     dump,
     raw_document,
@@ -114,3 +115,17 @@ def test_the_rows_do_not_depend_on_pieces_shards_or_spools(
 def test_a_batch_keeps_every_row() -> None:
     rows = [{"text": "x" * n} for n in (5, 0, 0, 30, 0, 1)]
     assert list(batches(iter(rows), 20)) == [rows[:4], rows[4:]]
+
+
+def test_rows_on_disk_behave_like_a_list(tmp_path: Path) -> None:
+    rows = [{"id": f"é{i}", "text": "\u2028 a\r\x85 b\n" * (i % 5)} for i in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(map(dump, rows)), encoding="utf-8")
+    found = Rows(tmp_path / "rows.jsonl")
+    assert list(found) == rows and len(found) == 60 and found[-1] == rows[-1]
+    assert [found[i] for i in range(60)] == rows and found[7:50:9] == rows[7:50:9]
+    assert next(iter(found)) == next(iter(found)) == rows[0]  # each look begins anew
+    for place in (60, -61):
+        with pytest.raises(IndexError):
+            found[place]
+    (tmp_path / "none.jsonl").write_text("")
+    assert list(Rows(tmp_path / "none.jsonl")) == []

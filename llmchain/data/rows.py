@@ -338,7 +338,7 @@ def keyed_lines(
 def sorted_rows(
     files: Iterable[Path],  # files of rows, one JSON object a line
     folder: Path,  # for pieces that are too large to stay in memory
-    piece_bytes: int = 1 << 25,  # characters that are held at once
+    piece_bytes: int = 1 << 24,  # characters that are held at once
 ) -> Iterator[dict | Notice]:  # rows by ascending id; a notice for each id that occurs again
     "An external merge sort; memory is bounded by one piece and one line of each other piece."
     pieces, held, size = [], [], 0
@@ -401,8 +401,9 @@ def write_shard(
         import pyarrow.parquet as pq
 
         schema = pa.schema([(name, pa.string()) for name in TEXT_FIELDS.split()])
-        table = pa.Table.from_pylist(rows, schema=schema)
-        pq.write_table(table, path, compression="zstd", row_group_size=4096)
+        with pq.ParquetWriter(path, schema, compression="zstd") as file:
+            for start in range(0, len(rows), 4096):  # Arrow holds one group of rows beside ours
+                file.write_table(pa.Table.from_pylist(rows[start : start + 4096], schema=schema))
     else:
         with path.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
             packed.writelines(dump(row).encode() for row in rows)
@@ -420,8 +421,9 @@ def write_shards(
     folder.mkdir(parents=True, exist_ok=True)
     ending = "parquet" if form == "parquet" else "jsonl.gz"
     index = []
-    for n, batch in enumerate(batches(rows, shard_bytes)):
-        index.append(write_shard(batch, folder / f"part-{n:05d}.{ending}"))
+    for batch in batches(rows, shard_bytes):
+        index.append(write_shard(batch, folder / f"part-{len(index):05d}.{ending}"))
+        batch.clear()  # else it is held until the next one is complete
     write_json(folder / "index.json", index)
     return index
 

@@ -54,4 +54,12 @@ MUTANTS = [
         why="A row without text is dropped behind another one; at most sizes of shards nobody sees it.",
         killed_by=ROWS + "test_a_batch_keeps_every_row",
     ),
+    dict(
+        name="places_in_characters",
+        module=MODULE,
+        old="at += len(line)",
+        new="at += len(line.decode())",
+        why="Places are counted in characters: right for English, and behind the first é every row is torn.",
+        killed_by=ROWS + "test_rows_on_disk_behave_like_a_list",
+    ),
 ]
