@@ -3,6 +3,10 @@
 import gzip
 import hashlib
 import io
+import shutil
+import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -268,6 +272,29 @@ def test_our_own_pauses_do_not_count(server, client, tmp_path) -> None:
     fetcher = fetcher_of(client, tmp_path, Clock(), max_seconds=2.0)
     fetcher.sleep = lambda seconds: (time.sleep(0.5), fetcher.clock.__self__.sleep(seconds))
     assert fetcher.get(server.home + "/busy").content == b"<p>at last</p>"  # five pauses
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for a certificate")
+@pytest.mark.parametrize("handshake", [True, False])
+def test_the_deadline_ends_tls_too(server, tmp_path, handshake) -> None:
+    """Headers that drip through TLS, and a server that never answers the greeting of TLS."""
+    names = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "cert"), "-subj", "/CN=x"]
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
+    subprocess.run(make, check=True, capture_output=True)
+    if handshake:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        port = server.server_port
+    else:
+        silent = socket.create_server(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+    with httpx.Client(timeout=30, trust_env=False, verify=False) as client:
+        fetcher, start = fetcher_of(client, tmp_path, Clock()), time.time()
+        with pytest.raises(BadInput, match="slower than the limit"):
+            fetcher.attempt(f"https://127.0.0.1:{port}/drip", fetching.Watch(0.8))
+    assert time.time() - start < 6
+    assert server.asked == (["/drip"] if handshake else [])
 
 
 def test_a_huge_body_does_not_enter_memory(server, client, tmp_path) -> None:

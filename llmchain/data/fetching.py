@@ -226,7 +226,7 @@ class Fetcher:
         self.robots: dict[str, Robots | None] = {}  # by scheme and host; None: unreachable
         self.last: dict[str, float] = {}  # by host: when it was asked last
 
-# %% ../../nbs/01_data/43_fetch.ipynb #20e07bce
+# %% ../../nbs/01_data/43_fetch.ipynb #9ea82517
 @patch
 def attempt(
     self: Fetcher,
