@@ -28,6 +28,14 @@ def test_rows_are_those_of_the_file_in_any_order(tmp_path_factory, texts):
     assert found.column("text", range(len(rows)))[:2] == texts[:2]
 
 
+def test_lines_end_at_line_feeds_alone_and_each_look_begins_anew(tmp_path):
+    rows = [{"id": f"é{i}", "text": "\u2028 a\r\x85 b\n" * (i % 5)} for i in range(60)]
+    found = Rows(written(tmp_path / "rows.jsonl", rows))
+    assert list(found) == rows and found[7:50:9] == rows[7:50:9]
+    assert next(iter(found)) == next(iter(found)) == rows[0]
+    assert list(Rows(written(tmp_path / "none.jsonl", []))) == []
+
+
 def test_negative_and_missing_rows(tmp_path):
     found = Rows(written(tmp_path / "rows.jsonl", [{"a": 1}, {"a": 2}]))
     assert found[-1] == {"a": 2}

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +33,11 @@ def test_ratios_of_medians_goals_and_limits() -> None:
     assert (told["ratio"], told["ratios"]["fast"]["reached"], told["within"]) == (0.5, False, False)
     alone = bench.summarise("x", "seconds", {}, {"ours": results(1)}, limit=1.5)
     assert (alone["ratio"], alone["ratios"], alone["within"]) == (None, {}, True)
+
+
+def test_the_stages_of_the_memory_benchmark_run(tmp_path: Path) -> None:
+    module = bench.load("memory")
+    module.generate(0.15, tmp_path)
+    counts = {name: stage(tmp_path) for name, stage in module.STAGES.items()}
+    assert counts["collect"] > counts["clean"] > counts["deduplicate"] >= counts["tokenize"] > 50
+    assert module.peak_mb() > 30

@@ -435,3 +435,24 @@ def test_damage_changes_the_text(how: str) -> None:
     )
     bad = clean.damaged(text, how, np.random.default_rng(0))
     assert bad and bad != text
+
+
+def test_rows_are_cleaned_one_at_a_time() -> None:
+    words = "The mean of all values is computed in one pass over the array, so no copy is made."
+    base = {"kind": "docs", "path": "a.md"}
+    rows = [base | {"text": t} for t in (words, "self", f"{words} Ask a.b@example.org.", "<b></b>")]
+    rules, gone, masked, taken = clean.rules_of_quality(), [], Counter(), []
+
+    def source():
+        for row in rows:
+            taken.append(row)
+            yield row
+
+    stream = clean.clean_rows(source(), rules, False, lambda *told: gone.append(told), masked)
+    assert next(stream)["text"] == words and len(taken) == 1  # nothing is read ahead
+    kept = [words, *(row["text"] for row in stream)]
+    wanted = [clean.clean_document(row, rules) for row in rows]
+    assert kept == [row["text"] for row, _, _ in wanted if row]
+    assert [against[0] for _, against in gone] == [reason for row, reason, _ in wanted if not row]
+    assert gone[-1][0] == rows[-1]  # of what nothing is left of, the original is shown
+    assert masked == Counter(EMAIL=1)

@@ -7,8 +7,8 @@ from conftest import Project, chapter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmchain.workbench.contract import Chapter
-from llmchain.workbench.key import cache_key, imports, normalised
+from llmchain.workbench.contract import Chapter, project_root, read_chapters
+from llmchain.workbench.key import cache_key, code_of, imports, normalised
 from llmchain.workbench.machine import cores
 
 NAMES = st.text("abc", min_size=1, max_size=2)
@@ -93,3 +93,12 @@ def test_an_exported_function_reruns_exactly_what_imports_it(project: Project) -
     (data / "dedup.py").write_text(first)
     (data / "clean.py").write_text("from .dedup import f\ng = f\n")
     assert rerun() == {"02_second"}
+
+
+def test_a_chapter_depends_on_the_modules_of_the_chapters_it_imports() -> None:
+    """01_collect is cut into several modules: a change in any that it uses makes its corpus anew."""
+    root = project_root()
+    parts, _ = code_of(read_chapters(root)["01_collect"], root)
+    for name in ("rows", "reading"):
+        assert any(part.startswith(f"llmchain.data.{name}Module(") for part in parts), name
+    assert not any(part.startswith("llmchain.data.fetching") for part in parts)

@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from llmchain.data.tokenizer import (
@@ -22,6 +23,8 @@ from llmchain.data.tokenizer import (
     build_bpe,
     build_wordpiece,
     decode_bpe,
+    drawn,
+    drawn_texts,
     encode_batch,
     encode_bpe,
     encode_wordpiece,
@@ -368,3 +371,23 @@ def test_probabilities_of_all_tokens_sum_to_one():
     learnt = {0: 7, 2: 1}
     each = [2 ** -unigram_bits(learnt, {i: 1}, 5, alpha=0.3) for i in range(5)]
     assert sum(each) == pytest.approx(1)
+
+
+def test_documents_are_drawn_until_there_is_text_enough() -> None:
+    class Counted(list):
+        looks = 0
+
+        def __getitem__(self, place):
+            Counted.looks += 1
+            return super().__getitem__(place)
+
+    rows = Counted({"text": f"数据{i:03d}"} for i in range(200))  # nine bytes each
+    places = np.arange(0, 200, 2)
+    found = drawn(rows, places, 90, np.random.default_rng(0))
+    assert len(found) == len(set(found)) == 10 and Counted.looks == 10
+    assert set(found) <= set(places.tolist()) and found != sorted(found)
+    assert found == drawn(rows, places, 90, np.random.default_rng(0))
+    assert len(drawn(rows, places, 91, np.random.default_rng(0))) == 11
+    everything = drawn_texts(rows, places, 1e9, np.random.default_rng(0))
+    assert sorted(everything) == [row["text"] for row in list(rows)[::2]]
+    assert drawn(rows, places[:0], 90, np.random.default_rng(0)) == []

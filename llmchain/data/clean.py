@@ -19,7 +19,7 @@ __all__ = ['NEWLINES', 'INVISIBLE', 'BLANKS', 'BLOCK', 'INLINE', 'PAIR', 'NOT_HT
            'repeated_phrase_share', 'line_share', 'without_stop_words', 'in_capitals', 'brace_share', 'toxic_share',
            'quality_features', 'QualityModel', 'fit_quality', 'damaged', 'rules_of_quality', 'luhn_valid', 'iban_valid',
            'chinese_id_valid', 'personal_spans', 'mask_personal', 'draw', 'completed', 'decoy', 'planted_personal',
-           'settled', 'judge_document', 'clean_document']
+           'settled', 'judge_document', 'clean_document', 'clean_rows']
 
 # %% ../../nbs/01_data/02_clean.ipynb #cc39bec4
 import codecs
@@ -31,7 +31,7 @@ import operator
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import ftfy
@@ -40,7 +40,7 @@ import numpy as np
 from lxml import etree
 from selectolax.lexbor import LexborHTMLParser
 
-from .corpus import HAN, KANA_HANGUL
+from .rows import HAN, KANA_HANGUL
 
 # %% ../../nbs/01_data/02_clean.ipynb #ec465dbc
 NEWLINES = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
@@ -1369,3 +1369,22 @@ def clean_document(
     "The cleaned row, or the first reason against it."
     row, reasons, masked = judge_document(document, rules, keep_other)
     return (None, reasons[0], Counter()) if reasons else (row, "", masked)
+
+# %% ../../nbs/01_data/02_clean.ipynb #c1ea2005
+def clean_rows(
+    rows: Iterable[dict],  # rows of the raw corpus
+    rules: dict[str, Callable[[str, str], bool]],  # from `rules_of_quality`
+    keep_other: bool,  # keep languages other than English and Chinese
+    reject: Callable[
+        [dict, list[str]], None
+    ],  # told of each row that goes, and the rules against it
+    masked: Counter,  # is added to: masked items by kind, of the rows that stay
+) -> Iterator[dict]:  # cleaned rows, one at a time
+    "All rows through all layers, in a memory that holds one of them."
+    for document in rows:
+        row, against, found = judge_document(document, rules, keep_other)
+        if against:
+            reject(row if row["text"] else document, against)
+        else:
+            masked.update(found)
+            yield row

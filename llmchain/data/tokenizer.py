@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['BPE_SPECIAL', 'WORDPIECE_SPECIAL', 'NAME_OF_BYTE', 'BPE_WORDS', 'ASCII_WORDS', 'LONGEST_WORD', 'IDEOGRAPHS',
-           'BERT_TABLE', 'BPE_ROLES', 'WORDPIECE_ROLES', 'EXPECTED', 'BYTE_TABLE', 'byte_alphabet', 'checked_text',
-           'documents', 'bpe_words', 'index_pairs', 'check_room', 'train_merges', 'merge_pair', 'trainable',
-           'count_words', 'train_bpe', 'bpe_pieces', 'bpe_pieces_long', 'encode_bpe', 'decode_bpe', 'build_bpe',
-           'bert_character', 'CharacterTable', 'bert_words', 'word_alphabet', 'train_wordpiece', 'wordpiece_ids',
-           'encode_wordpiece', 'bare_wordpiece', 'build_wordpiece', 'save_tokenizer', 'Encoder', 'encode_batch',
-           'read_tokenizer', 'load_encoder', 'fast_encoder', 'load_fast_encoder', 'smaller_bpe', 'segment_words',
-           'unigram_bits']
+           'BERT_TABLE', 'BPE_ROLES', 'WORDPIECE_ROLES', 'EXPECTED', 'BYTE_TABLE', 'drawn', 'drawn_texts',
+           'byte_alphabet', 'checked_text', 'documents', 'bpe_words', 'index_pairs', 'check_room', 'train_merges',
+           'merge_pair', 'trainable', 'count_words', 'train_bpe', 'bpe_pieces', 'bpe_pieces_long', 'encode_bpe',
+           'decode_bpe', 'build_bpe', 'bert_character', 'CharacterTable', 'bert_words', 'word_alphabet',
+           'train_wordpiece', 'wordpiece_ids', 'encode_wordpiece', 'bare_wordpiece', 'build_wordpiece',
+           'save_tokenizer', 'Encoder', 'encode_batch', 'read_tokenizer', 'load_encoder', 'fast_encoder',
+           'load_fast_encoder', 'smaller_bpe', 'segment_words', 'unigram_bits']
 
 # %% ../../nbs/01_data/04_tokenize.ipynb #bb6bcdd7
 import heapq
@@ -19,10 +19,11 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
+import numpy as np
 import regex
 from tokenizers import (
     Tokenizer,
@@ -33,6 +34,32 @@ from tokenizers import (
     processors,
     trainers,
 )
+
+# %% ../../nbs/01_data/04_tokenize.ipynb #d2a3e001
+def drawn(
+    rows: Sequence[dict],  # documents
+    places: np.ndarray,  # (N,) places of those that may be drawn
+    most_bytes: float,  # of UTF-8 text; the document that reaches it is the last
+    rng: np.random.Generator,  # decides the order
+) -> list[int]:  # places, in the order in which they were drawn
+    "Documents in a random order until there is text enough."
+    found, size = [], 0
+    for place in places[rng.permutation(len(places))].tolist():
+        if size >= most_bytes:
+            break
+        found.append(place)
+        size += len(rows[place]["text"].encode())
+    return found
+
+
+def drawn_texts(
+    rows: Sequence[dict],  # documents
+    places: np.ndarray,  # (N,) places of those that may be drawn
+    most_bytes: float,  # of UTF-8 text
+    rng: np.random.Generator,  # decides the order
+) -> list[str]:  # texts
+    "The texts of `drawn` documents: all of the corpus that is held at once."
+    return [rows[place]["text"] for place in drawn(rows, places, most_bytes, rng)]
 
 # %% ../../nbs/01_data/04_tokenize.ipynb #ef0b9d7c
 BPE_SPECIAL = ["<|endoftext|>", "<|pad|>"]  # ids 0 and 1

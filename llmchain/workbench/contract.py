@@ -269,12 +269,14 @@ def _cost(seconds: str, memory: str) -> dict[str, float]:
 
 
 def read_chapters(root: Path | None = None) -> dict[str, Chapter]:
-    """Every chapter under nbs/, by id, in reading order; ContractError lists all problems."""
+    """Every chapter under nbs/, by id, in reading order: by part, then by number.
+
+    ContractError lists all problems."""
     chapters: dict[str, Chapter] = {}
     numbers: dict[str, Path] = {}
     paths = ((root or project_root()) / "nbs").glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb")
     with told_together() as problems:
-        for path in sorted(paths):  # by part, then by number
+        for path in sorted(paths):
             with noted(problems):
                 chapters[path.stem] = read_chapter(path)
                 number = path.stem[:2]

@@ -1,6 +1,9 @@
 """Answers to the exercises of chapter 01_collect: each RIGHT must pass, each WRONG must not."""
 
+import ast
+
 OPEN = {"MIT", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0", "ISC"}
+KINDS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def is_permissive(licence):
@@ -15,52 +18,47 @@ def all_named(licence):
     return set(licence.replace(" OR ", " AND ").split(" AND ")) <= OPEN
 
 
-def stays_inside(path):
-    if path.startswith("/"):
-        return False
-    depth = 0
-    for part in path.split("/"):
-        depth += -1 if part == ".." else part not in ("", ".")
-        if depth < 0:
-            return False
-    return True
+def level(sizes, budget):
+    taken = []
+    for i, size in enumerate(sorted(sizes)):
+        taken.append(min(size, (budget - sum(taken)) / (len(sizes) - i)))
+    return max(taken)
 
 
-def no_dots(path):
-    return ".." not in path and not path.startswith("/")
+def equal_shares(sizes, budget):
+    return min(max(sizes), budget / len(sizes))
 
 
-def ends_inside(path):
-    parts = path.split("/")
-    return not path.startswith("/") and parts.count("..") * 2 <= len(parts)
+def in_any_order(sizes, budget):
+    taken = []
+    for i, size in enumerate(sizes):
+        taken.append(min(size, (budget - sum(taken)) / (len(sizes) - i)))
+    return max(taken)
 
 
-def decide(rules, path):
-    found = [(len(prefix), ok) for prefix, ok in rules if path.startswith(prefix)]
-    return max(found)[1] if found else True
+def documented(source):
+    nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, KINDS)]
+    return sum(ast.get_docstring(n) is not None for n in nodes) / len(nodes) if nodes else 1
 
 
-def first_rule(rules, path):
-    return next((ok for prefix, ok in rules if path.startswith(prefix)), True)
+def top_only(source):
+    nodes = [n for n in ast.parse(source).body if isinstance(n, KINDS)]
+    return sum(ast.get_docstring(n) is not None for n in nodes) / len(nodes) if nodes else 1
 
 
-def any_no(rules, path):
-    return not any(path.startswith(prefix) and not ok for prefix, ok in rules)
+def with_the_module(source):
+    nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, (*KINDS, ast.Module))]
+    return sum(ast.get_docstring(n) is not None for n in nodes) / len(nodes)
 
 
-def no_default(rules, path):
-    found = [(len(prefix), ok) for prefix, ok in rules if path.startswith(prefix)]
-    return max(found, default=(0, False))[1]
+def by_quotes(source):
+    n = source.count("def ") + source.count("class ")
+    return min(1, source.count("'") / 2 / n) if n else 1
 
 
-def first_of_longest(rules, path):
-    found = [(prefix, ok) for prefix, ok in rules if path.startswith(prefix)]
-    return max(found, key=lambda rule: len(rule[0]))[1] if found else True
-
-
-RIGHT = {1: is_permissive, 2: decide, 3: stays_inside}
+RIGHT = {1: is_permissive, 2: level, 3: documented}
 WRONG = {
     1: [any_named, all_named, "MIT"],
-    2: [first_rule, any_no, no_default, first_of_longest, "/a"],
-    3: [no_dots, ends_inside],
+    2: [equal_shares, in_any_order, 6],
+    3: [top_only, with_the_module, by_quotes],
 }

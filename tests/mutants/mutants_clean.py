@@ -108,4 +108,12 @@ MUTANTS = [
         why="Overlapping phrases count their words again and again; the share exceeds one.",
         killed_by=UNIT + "test_repeated_phrases_are_covered_once",
     ),
+    dict(
+        name="nothing_shown_of_what_became_empty",
+        module="llmchain.data.clean",
+        old='reject(row if row["text"] else document, against)',
+        new="reject(row, against)",
+        why="Of a document that cleaning emptied, an empty row is shown: nobody can see what was thrown away.",
+        killed_by="tests/test_clean.py::test_rows_are_cleaned_one_at_a_time",
+    ),
 ]

@@ -164,4 +164,12 @@ MUTANTS = [
         why="Natural logarithm: 0.69 of the true bits, a record that nobody can repeat.",
         killed_by=UNIT + "test_unigram_bits_by_hand",
     ),
+    dict(
+        name="megabytes_of_characters",
+        module="llmchain.data.tokenizer",
+        old='size += len(rows[place]["text"].encode())',
+        new='size += len(rows[place]["text"])',
+        why="Characters are counted as bytes: of Chinese three times as much is taken as was asked for.",
+        killed_by="tests/test_tokenizer.py::test_documents_are_drawn_until_there_is_text_enough",
+    ),
 ]

@@ -1,4 +1,4 @@
-"""Bad input to chapter 01_collect: each fault is one notice, and what is good beside it stays."""
+"""Bad input to chapter 44_read: each fault is one notice, and what is good beside it stays."""
 
 import gzip
 import hashlib
@@ -18,8 +18,8 @@ import pytest
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from llmchain.data import corpus
-from llmchain.data.corpus import Notice
+from llmchain.data import reading
+from llmchain.data.rows import BadInput, Notice, decode
 
 ROOT = Path(__file__).parents[1]
 ORIGIN = dict(source="file", package="mine", version="1", licence="CC0-1.0", url="", time="")
@@ -28,7 +28,7 @@ LINES = b"".join(json.dumps({"text": f"Row {i}.", "id": i}).encode() + b"\n" for
 
 def read(name: str, content: bytes, max_bytes: int = 100_000) -> tuple[list[dict], list[Notice]]:
     """The documents and the notices of one file."""
-    items = list(corpus.file_documents(io.BytesIO(content), name, ORIGIN, max_bytes))
+    items = list(reading.file_documents(io.BytesIO(content), name, ORIGIN, max_bytes))
     return [i for i in items if isinstance(i, dict)], [i for i in items if isinstance(i, Notice)]
 
 
@@ -99,15 +99,15 @@ def test_newlines_become_one_kind(content: bytes, remarks: list[str]) -> None:
     ],
 )
 def test_declared_charsets(declared: str, content: bytes, expected: tuple[str, str]) -> None:
-    assert corpus.decode(content, declared) == expected
+    assert decode(content, declared) == expected
 
 
 @pytest.mark.parametrize(
     "declared", ["nonsense", "zlib", "unicode_escape", "utf-7", "x\0y", "idna"]
 )
 def test_charsets_that_nobody_should_obey(declared: str) -> None:
-    with pytest.raises(corpus.BadInput, match="not UTF-8"):
-        corpus.decode(b"caf\xe9", declared)
+    with pytest.raises(BadInput, match="not UTF-8"):
+        decode(b"caf\xe9", declared)
 
 
 # ── lines and tables ──────────────────────────────────────────────────────────────────────────────
@@ -130,7 +130,7 @@ def test_one_long_line_does_not_enter_memory() -> None:
 
     file = io.BufferedReader(Endless())
     tracemalloc.start()
-    found = list(corpus.bounded_lines(file, 1 << 16))
+    found = list(reading.bounded_lines(file, 1 << 16))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found == [(0, None)]
@@ -397,8 +397,8 @@ def test_folders_with_rings_and_closed_doors(
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr(corpus.os, "scandir", guarded)
-    items = list(corpus.folder_documents(tmp_path, ORIGIN))
+    monkeypatch.setattr(reading.os, "scandir", guarded)
+    items = list(reading.folder_documents(tmp_path, ORIGIN))
     assert [i["path"] for i in items if isinstance(i, dict)] == [
         "a/one.txt",
         "b/two.txt",
@@ -407,7 +407,7 @@ def test_folders_with_rings_and_closed_doors(
     notices = sorted((n.file, n.reason) for n in items if isinstance(n, Notice))
     links = [(name, "link or device") for name in ("a/ring", "out.txt", "pipe.txt", "self")]
     assert notices == sorted([*links, ("closed", "no permission")])
-    assert [n.reason for n in corpus.folder_documents(tmp_path / "none", ORIGIN)] == [
+    assert [n.reason for n in reading.folder_documents(tmp_path / "none", ORIGIN)] == [
         "missing or unreadable"
     ]
 
@@ -425,8 +425,8 @@ def test_a_list_of_sources(tmp_path: Path) -> None:
         )
     )
     (tmp_path / "sources.toml").write_text(text)
-    entries = corpus.listed_sources(tmp_path / "sources.toml")
-    items = [i for e in entries for i in corpus.source_documents(tmp_path, e)]
+    entries = reading.listed_sources(tmp_path / "sources.toml")
+    items = [i for e in entries for i in reading.source_documents(tmp_path, e)]
     assert items[0]["text"] == "words" and items[0]["licence"] == "MIT"
     expected = ["wrong sha256", "licence forbids use", "missing or unreadable"]
     assert [n.reason for n in items[1:]] == expected
@@ -443,7 +443,7 @@ def test_a_list_of_sources(tmp_path: Path) -> None:
 def test_a_wrong_list_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "sources.toml").write_text(text)
     with pytest.raises(ValueError, match=message):
-        corpus.listed_sources(tmp_path / "sources.toml")
+        reading.listed_sources(tmp_path / "sources.toml")
 
 
 # ── memory ────────────────────────────────────────────────────────────────────────────────────────
@@ -451,20 +451,22 @@ def test_a_wrong_list_is_one_line(tmp_path: Path, text: str, message: str) -> No
 PROGRAM = """
 import re, sys
 from pathlib import Path
-from llmchain.data import corpus
+from llmchain.data.corpus import Tally
+from llmchain.data.reading import folder_documents
+from llmchain.data.rows import sorted_rows, spool, write_shards
 
 folder, form = Path(sys.argv[1]), sys.argv[2]
 origin = dict(source="file", package="p", version="", licence="MIT", url="", time="")
-entry = corpus.spool("all", corpus.folder_documents(folder / "in", origin), folder / "spools")
+entry = spool("all", folder_documents(folder / "in", origin), folder / "spools")
 files = [folder / "spools" / f"{entry['spool']}.rows"]
-tally = corpus.Tally()
+tally = Tally()
 
 def counted():
-    for row in corpus.sorted_rows(files, folder / "pieces", 1 << 21):
+    for row in sorted_rows(files, folder / "pieces", 1 << 21):
         tally.add(row)
         yield row
 
-index = corpus.write_shards(counted(), folder / form, form, 1 << 20)
+index = write_shards(counted(), folder / form, form, 1 << 20)
 print(entry["documents"], sum(s["rows"] for s in index), len(index))
 # not ru_maxrss: a child inherits that of its parent
 print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)

@@ -1,8 +1,12 @@
-"""The polite fetcher of chapter 01_collect against a server on loopback that behaves as badly as it can."""
+"""The polite fetcher of chapter 43_fetch against a server on loopback that behaves as badly as it can."""
 
 import gzip
 import hashlib
 import io
+import shutil
+import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -13,7 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from llmchain.data import corpus
+from llmchain.data import fetching, reading
+from llmchain.data.rows import BadInput, Notice
 
 ORIGIN = dict(source="web", package="site", version="", licence="CC0-1.0")
 
@@ -60,6 +65,19 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True
 
+    def drip(self, seconds: float) -> None:
+        """Headers that go on for so long, a byte now and then, and then an answer."""
+        try:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Nothing: ")
+            for _ in range(int(seconds / 0.02)):
+                self.wfile.write(b"x")
+                self.wfile.flush()
+                time.sleep(0.02)
+            self.wfile.write(b"\r\nContent-Type: text/html\r\nContent-Length: 9\r\n\r\n<p>late</")
+        except OSError:
+            self.server.hung_up.set()
+        self.close_connection = True
+
     def do_GET(self) -> None:
         server, path = self.server, self.path
         server.asked.append(path)
@@ -93,6 +111,13 @@ class Handler(BaseHTTPRequestHandler):
             self.endless(packed=True)
         elif path == "/slow":
             self.slow()
+        elif path == "/drip":
+            self.drip(30)
+        elif path == "/late":
+            self.drip(0.2)
+        elif path.startswith("/step"):
+            time.sleep(0.2)  # each step is quick enough by itself
+            self.answer(302, Location=f"/step{int(path[5:]) + 1}")
         elif path == "/charset":
             self.answer(
                 200, "<p>naïve 你好</p>".encode(), Content_Type="text/html; charset=latin-1"
@@ -131,7 +156,7 @@ class Handler(BaseHTTPRequestHandler):
 def server() -> Iterator[ThreadingHTTPServer]:
     found = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     found.daemon_threads = True
-    found.asked, found.agents = [], set()
+    found.asked, found.agents, found.hung_up = [], set(), threading.Event()
     found.robots, found.robots_status = "User-agent: *\nDisallow: /private\n", 200
     found.home = f"http://127.0.0.1:{found.server_port}"
     thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
@@ -162,9 +187,11 @@ def client() -> Iterator[httpx.Client]:
         yield found
 
 
-def fetcher_of(client: httpx.Client, folder: Path, clock: Clock, **limits: float) -> corpus.Fetcher:
-    given = corpus.Limits(**({"delay": 1.0, "max_bytes": 100_000} | limits))
-    return corpus.Fetcher(client, folder, given, "me@example.org", clock.time, clock.sleep)
+def fetcher_of(
+    client: httpx.Client, folder: Path, clock: Clock, **limits: float
+) -> fetching.Fetcher:
+    given = fetching.Limits(**({"delay": 1.0, "max_bytes": 100_000} | limits))
+    return fetching.Fetcher(client, folder, given, "me@example.org", clock.time, clock.sleep)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +219,7 @@ def fetcher_of(client: httpx.Client, folder: Path, clock: Clock, **limits: float
 def test_each_fault_is_one_line(server, client, tmp_path, path, reason, times) -> None:
     fetcher = fetcher_of(client, tmp_path, Clock(), retries=2)
     addresses = [server.home + p for p in (path, "/page")]
-    notice, page = corpus.fetched_documents(addresses, fetcher, ORIGIN)
+    notice, page = fetching.fetched_documents(addresses, fetcher, ORIGIN)
     assert notice.reason == reason and not notice.kept and notice.package == "site"
     assert str(notice).startswith(server.home + path) and "\n" not in str(notice)
     assert "page /page" in page["html"]  # the run goes on
@@ -203,8 +230,71 @@ def test_each_fault_is_one_line(server, client, tmp_path, path, reason, times) -
 def test_a_slow_answer_has_a_deadline(server, client, tmp_path) -> None:
     fetcher = fetcher_of(client, tmp_path, Clock(real=True), max_seconds=0.3)
     start = time.time()
-    (notice,) = corpus.fetched_documents([server.home + "/slow"], fetcher, ORIGIN)
+    (notice,) = fetching.fetched_documents([server.home + "/slow"], fetcher, ORIGIN)
     assert notice.reason == "slower than the limit" and time.time() - start < 2.5
+
+
+def test_headers_that_drip_have_the_same_deadline(server, client, tmp_path) -> None:
+    fetcher = fetcher_of(client, tmp_path, Clock(real=True), delay=0.0, max_seconds=1.0, retries=3)
+    start = time.time()
+    addresses = [server.home + p for p in ("/drip", "/late", "/page")]
+    notice, late, page = fetching.fetched_documents(addresses, fetcher, ORIGIN)
+    assert notice.reason == "slower than the limit" and time.time() - start < 6
+    assert server.asked.count("/drip") == 1  # no second time
+    assert server.hung_up.wait(2)  # the server is told
+    assert late["html"] == "<p>late</" and "page /page" in page["html"]
+
+
+def test_the_steps_of_a_redirect_share_one_deadline(server, client, tmp_path) -> None:
+    limits = dict(delay=0.0, max_seconds=0.5, max_redirects=20)
+    fetcher = fetcher_of(client, tmp_path, Clock(), **limits)
+    fetcher.rules(server.home)
+    start = time.time()
+    with pytest.raises(BadInput, match="slower than the limit"):
+        fetcher.get(server.home + "/step0")
+    assert time.time() - start < 3 and 2 <= len(server.asked) <= 5
+
+
+def test_a_robots_file_that_drips_means_no(server, client, tmp_path, monkeypatch) -> None:
+    answer = Handler.answer
+
+    def drips(self, *given, **more) -> None:
+        self.drip(30) if self.path == "/robots.txt" else answer(self, *given, **more)
+
+    monkeypatch.setattr(Handler, "answer", drips)
+    fetcher = fetcher_of(client, tmp_path, Clock(), delay=0.0, max_seconds=0.3)
+    with pytest.raises(BadInput, match=r"robots\.txt unreachable"):
+        fetcher.get(server.home + "/page")
+    assert server.asked == ["/robots.txt"]
+
+
+def test_our_own_pauses_do_not_count(server, client, tmp_path) -> None:
+    fetcher = fetcher_of(client, tmp_path, Clock(), max_seconds=2.0)
+    fetcher.sleep = lambda seconds: (time.sleep(0.5), fetcher.clock.__self__.sleep(seconds))
+    assert fetcher.get(server.home + "/busy").content == b"<p>at last</p>"  # five pauses
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for a certificate")
+@pytest.mark.parametrize("handshake", [True, False])
+def test_the_deadline_ends_tls_too(server, tmp_path, handshake) -> None:
+    """Headers that drip through TLS, and a server that never answers the greeting of TLS."""
+    names = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "cert"), "-subj", "/CN=x"]
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
+    subprocess.run(make, check=True, capture_output=True)
+    if handshake:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        port = server.server_port
+    else:
+        silent = socket.create_server(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+    with httpx.Client(timeout=30, trust_env=False, verify=False) as client:
+        fetcher, start = fetcher_of(client, tmp_path, Clock()), time.time()
+        with pytest.raises(BadInput, match="slower than the limit"):
+            fetcher.attempt(f"https://127.0.0.1:{port}/drip", fetching.Watch(0.8))
+    assert time.time() - start < 6
+    assert server.asked == (["/drip"] if handshake else [])
 
 
 def test_a_huge_body_does_not_enter_memory(server, client, tmp_path) -> None:
@@ -214,7 +304,7 @@ def test_a_huge_body_does_not_enter_memory(server, client, tmp_path) -> None:
     fetcher.rules(server.home)
     for path in ("/huge", "/bomb"):
         tracemalloc.start()
-        list(corpus.fetched_documents([server.home + path], fetcher, ORIGIN))
+        list(fetching.fetched_documents([server.home + path], fetcher, ORIGIN))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         # the server in this process holds five megabytes of the bomb while it packs them
@@ -233,7 +323,7 @@ def test_busy_servers_get_the_time_they_ask_for(server, client, tmp_path) -> Non
 def test_retries_wait_longer_each_time(server, client, tmp_path) -> None:
     clock = Clock()
     fetcher = fetcher_of(client, tmp_path, clock, delay=1.0, retries=3)
-    with pytest.raises(corpus.BadInput, match="status 500"):
+    with pytest.raises(BadInput, match="status 500"):
         fetcher.get(server.home + "/broken")
     assert Counter(server.asked)["/broken"] == 4
     assert clock.slept == [1.0, 1.0, 2.0, 4.0]  # after robots.txt, then after each failure
@@ -265,8 +355,8 @@ def test_crawl_delay_counts_if_it_is_longer(server, client, tmp_path) -> None:
 def test_without_robots_all_or_nothing(server, client, tmp_path, status, reason) -> None:
     server.robots_status = status
     fetcher = fetcher_of(client, tmp_path, Clock(), retries=1)
-    (item,) = corpus.fetched_documents([server.home + "/private/x"], fetcher, ORIGIN)
-    assert (item.reason if isinstance(item, corpus.Notice) else "") == reason
+    (item,) = fetching.fetched_documents([server.home + "/private/x"], fetcher, ORIGIN)
+    assert (item.reason if isinstance(item, Notice) else "") == reason
     assert server.asked.count("/private/x") == (not reason)
 
 
@@ -284,14 +374,14 @@ def test_without_robots_all_or_nothing(server, client, tmp_path, status, reason)
     ],
 )
 def test_private_addresses(address: str, private: bool) -> None:
-    assert corpus.is_private(address) is private
+    assert fetching.is_private(address) is private
 
 
 def test_nobody_answers(client, tmp_path) -> None:
     fetcher = fetcher_of(client, tmp_path, Clock(), retries=1)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
         address = f"http://127.0.0.1:{closed.server_port}/a"
-    (notice,) = corpus.fetched_documents([address], fetcher, ORIGIN)
+    (notice,) = fetching.fetched_documents([address], fetcher, ORIGIN)
     assert notice.reason == "robots.txt unreachable"
 
 
@@ -300,14 +390,14 @@ def test_nobody_answers(client, tmp_path) -> None:
 )
 def test_addresses_that_are_none(client, tmp_path, address) -> None:
     fetcher = fetcher_of(client, tmp_path, Clock(), retries=0)
-    (notice,) = corpus.fetched_documents([address], fetcher, ORIGIN)
+    (notice,) = fetching.fetched_documents([address], fetcher, ORIGIN)
     assert notice.reason in ("not http", "robots.txt unreachable")
 
 
 def test_redirects_charsets_and_packing(server, client, tmp_path) -> None:
     fetcher = fetcher_of(client, tmp_path, Clock())
     paths = ["/moved", "/charset", "/latin", "/packed"]
-    items = list(corpus.fetched_documents([server.home + p for p in paths], fetcher, ORIGIN))
+    items = list(fetching.fetched_documents([server.home + p for p in paths], fetcher, ORIGIN))
     pages = [i for i in items if isinstance(i, dict)]
     assert pages[0]["url"] == server.home + "/page" and pages[0]["lang"] == "en"
     assert pages[0]["time"] == "2023-11-14T22:13:22Z"
@@ -316,7 +406,7 @@ def test_redirects_charsets_and_packing(server, client, tmp_path) -> None:
         "<meta charset=iso-8859-1><p>café</p>",
         "<p>packed</p>",
     ]
-    notices = [i for i in items if isinstance(i, corpus.Notice)]
+    notices = [i for i in items if isinstance(i, Notice)]
     assert [(n.reason, n.kept) for n in notices] == [
         ("wrong charset", True),
         ("declared charset", True),
@@ -326,16 +416,20 @@ def test_redirects_charsets_and_packing(server, client, tmp_path) -> None:
 def test_what_is_there_is_not_asked_again(server, client, tmp_path) -> None:
     addresses = [server.home + p for p in ("/a", "/b", "/c")]
     first = fetcher_of(client, tmp_path, Clock())
-    list(corpus.fetched_documents(addresses[:2], first, ORIGIN))
+    list(fetching.fetched_documents(addresses[:2], first, ORIGIN))
     server.asked.clear()
-    rows = list(corpus.fetched_documents(addresses, fetcher_of(client, tmp_path, Clock()), ORIGIN))
+    rows = list(
+        fetching.fetched_documents(addresses, fetcher_of(client, tmp_path, Clock()), ORIGIN)
+    )
     assert server.asked == ["/robots.txt", "/c"]
     server.asked.clear()
-    again = list(corpus.fetched_documents(addresses, fetcher_of(client, tmp_path, Clock()), ORIGIN))
+    again = list(
+        fetching.fetched_documents(addresses, fetcher_of(client, tmp_path, Clock()), ORIGIN)
+    )
     assert server.asked == [] and again == rows  # the same bytes without a network
     stem = hashlib.sha256(addresses[0].encode()).hexdigest()
     (tmp_path / f"{stem}.body").write_bytes(b"torn")
-    list(corpus.fetched_documents(addresses, fetcher_of(client, tmp_path, Clock()), ORIGIN))
+    list(fetching.fetched_documents(addresses, fetcher_of(client, tmp_path, Clock()), ORIGIN))
     assert server.asked == ["/robots.txt", "/a"]
 
 
@@ -344,12 +438,12 @@ def test_a_warc_of_the_pages_repeats_and_reads_back(server, client, tmp_path) ->
     pages = [fetcher.get(server.home + p) for p in ("/a", "/charset")]
     one, two = io.BytesIO(), io.BytesIO()
     for file in (one, two):
-        corpus.write_warc(pages, file)
+        fetching.write_warc(pages, file)
     assert one.getvalue() == two.getvalue()
     one.seek(0)
     rows = [
         i
-        for i in corpus.file_documents(one, "a.warc.gz", ORIGIN | dict(url="", time=""))
+        for i in reading.file_documents(one, "a.warc.gz", ORIGIN | dict(url="", time=""))
         if isinstance(i, dict)
     ]
     assert [(r["url"], r["time"]) for r in rows] == [(p.url, p.time) for p in pages]
@@ -376,7 +470,7 @@ def test_a_warc_of_the_pages_repeats_and_reads_back(server, client, tmp_path) ->
     ],
 )
 def test_robots_patterns(pattern: str, path: str, expected: bool) -> None:
-    assert corpus.path_matches(pattern, path) is expected
+    assert fetching.path_matches(pattern, path) is expected
 
 
 def test_robots_groups_and_precedence() -> None:
@@ -397,11 +491,11 @@ def test_robots_groups_and_precedence() -> None:
     Allow: /same
     Disallow: /same
     """
-    rules = corpus.parse_robots(text, "llmchain")
+    rules = fetching.parse_robots(text, "llmchain")
     expected = {"/": True, "/a": False, "/a/b": True, "/a/b/c/d": False, "/z": False, "/same": True}
     assert {p: rules.allows(p) for p in expected} == expected
     assert not rules.allows("/é") and not rules.allows("/%C3%A9")
-    assert corpus.parse_robots(text, "stranger") == corpus.Robots()
+    assert fetching.parse_robots(text, "stranger") == fetching.Robots()
 
 
 def test_robots_agree_with_the_standard_library_where_it_is_right() -> None:
@@ -411,13 +505,13 @@ def test_robots_agree_with_the_standard_library_where_it_is_right() -> None:
     for agent in ("llmchain", "stranger"):
         reference = RobotFileParser()
         reference.parse(text.splitlines())
-        rules = corpus.parse_robots(text, agent)
+        rules = fetching.parse_robots(text, agent)
         for path in ("/", "/a", "/ab", "/b", "/b/", "/b/x", "/c", "/cd", "/d"):
             assert rules.allows(path) == reference.can_fetch(agent, path), (agent, path)
 
 
 def test_hostile_robots_take_no_time() -> None:
-    rules = corpus.parse_robots("User-agent: *\nDisallow: /" + "*a" * 5000 + "$", "llmchain")
+    rules = fetching.parse_robots("User-agent: *\nDisallow: /" + "*a" * 5000 + "$", "llmchain")
     start = time.process_time()
     assert rules.allows("/" + "a" * 4000)
     assert time.process_time() - start < 1

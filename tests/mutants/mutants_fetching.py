@@ -1,0 +1,103 @@
+"""Bugs planted into the polite fetcher."""
+
+MODULE = "llmchain.data.fetching"
+WEB = "tests/test_fetching.py::"
+
+MUTANTS = [
+    dict(
+        name="first_rule_decides",
+        module=MODULE,
+        old="return max(found)[1] if found else True",
+        new="return found[0][1] if found else True",
+        why="The first rule that matches decides, as in old parsers; RFC 9309 takes the longest.",
+        killed_by=WEB + "test_robots_groups_and_precedence",
+    ),
+    dict(
+        name="robots_failure_allows_all",
+        module=MODULE,
+        old="self.robots[site], here, seen = None, ",
+        new="self.robots[site], here, seen = Robots(), ",
+        why="A server that fails to tell its rules is treated as if it had none.",
+        killed_by=WEB + "test_without_robots_all_or_nothing",
+    ),
+    dict(
+        name="retry_after_ignored",
+        module=MODULE,
+        old="self.sleep(max(asked, min(pause * 2**n, self.limits.max_wait)))",
+        new="self.sleep(min(pause * 2**n, self.limits.max_wait))",
+        why="A busy server says when to come back, and we come back earlier.",
+        killed_by=WEB + "test_busy_servers_get_the_time_they_ask_for",
+    ),
+    dict(
+        name="deadline_moves",
+        module=MODULE,
+        old="status, headers, content = self.ask(here, watch, robots.delay)",
+        new="status, headers, content = self.ask(here, Watch(self.limits.max_seconds), robots.delay)",
+        why="Every step of a redirect gets the whole time: a chain of slow steps takes many times the limit.",
+        killed_by=WEB + "test_the_steps_of_a_redirect_share_one_deadline",
+    ),
+    dict(
+        name="late_taken_for_broken",
+        module=MODULE,
+        old="if watch.late:",
+        new="if False:",
+        why="A connection that we ended ourselves looks like a broken one: the slow server is asked again and again.",
+        killed_by=WEB + "test_headers_that_drip_have_the_same_deadline",
+    ),
+    dict(
+        name="only_the_body_is_watched",
+        module=MODULE,
+        old='"GET", url, headers=self.headers, extensions={"trace": watch.trace}',
+        new='"GET", url, headers=self.headers',
+        why="Without the handle of the connection nobody can end a read that waits: headers may drip for ever.",
+        killed_by=WEB + "test_a_robots_file_that_drips_means_no",
+    ),
+    dict(
+        name="chunk_unpacked_whole",
+        module=MODULE,
+        old="unpack.decompress(chunk, max_bytes + 1 - len(out))",
+        new="unpack.decompress(chunk)",
+        why="The size is looked at after unpacking, when the bomb is in memory already.",
+        killed_by=WEB + "test_a_huge_body_does_not_enter_memory",
+    ),
+    dict(
+        name="short_body_taken",
+        module=MODULE,
+        old="if unpack and not unpack.eof:",
+        new="if unpack and unpack.unused_data:",
+        why="A packed answer that was cut is taken for a whole one.",
+        killed_by=WEB + "test_each_fault_is_one_line",
+    ),
+    dict(
+        name="circle_of_two_missed",
+        module=MODULE,
+        old="if there in seen:",
+        new="if there == here:",
+        why="Only a page that redirects to itself is a loop; two that point at each other are not.",
+        killed_by=WEB + "test_each_fault_is_one_line",
+    ),
+    dict(
+        name="pause_forgotten_after_robots",
+        module=MODULE,
+        old="wait = self.last.get(host, -math.inf) + pause - self.clock()",
+        new="wait = self.last.get(url, -math.inf) + pause - self.clock()",
+        why="The pause is kept for each address instead of each host, so it never comes.",
+        killed_by=WEB + "test_a_host_is_asked_once_a_pause",
+    ),
+    dict(
+        name="cache_not_checked",
+        module=MODULE,
+        old='if hashlib.sha256(content).hexdigest() != meta.pop("sha256"):',
+        new='if not meta.pop("sha256"):',
+        why="A torn file of the cache is handed out as the page.",
+        killed_by=WEB + "test_what_is_there_is_not_asked_again",
+    ),
+    dict(
+        name="redirect_into_the_network",
+        module=MODULE,
+        old="return not ipaddress.ip_address(host).is_global",
+        new="return ipaddress.ip_address(host).is_loopback",
+        why="Only this machine counts as private; a site can point the collector at its neighbours.",
+        killed_by=WEB + "test_private_addresses",
+    ),
+]
