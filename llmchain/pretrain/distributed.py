@@ -141,12 +141,12 @@ def sum_over_ranks(
     dist.all_reduce(message)
     return dict(zip(values, message.tolist(), strict=True))
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #ecb6eca5
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #bf81feba
 @contextmanager
 def gradients_sent(
     model: nn.Module,  # plain, DDP or FSDP
     now: bool,  # False: gradients stay on their rank and are added to those of the next part
-) -> Iterator[None]:
+) -> Iterator[None]:  # backward passes inside
     "Talk once a step, not once a part."
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(now)
@@ -364,7 +364,7 @@ def sharded_fault(
     differ = [name for name in sorted(hashes) if sha256(path / name) != hashes[name]]
     return f"{differ[0]} differs from its sha256" if differ else None
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #c2a86643
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #6ffa7bef
 def check_fits(
     name: str,  # of the checkpoint, for the message
     saved: dict[str, tuple],  # tensor -> its shape and dtype, as the checkpoint has it
@@ -373,7 +373,7 @@ def check_fits(
     "Every weight there and of the same shape and dtype, no other weight, no moment of another shape."
     own = {k: (tuple(v.shape), v.dtype) for k, v in model_tensors(model).items()}
     wanted = {f"model/{k}": v for k, v in own.items()}
-    for key, (shape, dtype) in saved.items():
+    for key, (_, dtype) in saved.items():
         owner, _, moment = key.removeprefix("optimizer/").rpartition("/")
         if key.startswith("optimizer/") and owner in own:
             wanted[key] = ((), dtype) if moment == "step" else own[owner]
@@ -556,12 +556,14 @@ def main(
         result = function(job["settings"], device)
         path.with_name(f"result_{own_rank()[0]}.json").write_text(json.dumps(result))
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #271a9aa1
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #7ecd48c7
 # torchrun sets this variable; in a notebook, where __name__ is "__main__" as well, it is missing
 if __name__ == "__main__" and "TORCHELASTIC_RUN_ID" in os.environ:
     main(sys.argv[1])
+    sys.stdout.flush()
+    os._exit(0)  # all is written; at an orderly end gloo's threads abort one time in thirty
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #22f0b69f
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #e957d084
 def failure_line(
     failures: dict[int, ProcessFailure],  # by rank
     n_ranks: int,  # P, ranks in the world
@@ -574,9 +576,10 @@ def failure_line(
         return str(told["message"] if isinstance(told, dict) else told).strip()
 
     def order(item: tuple[int, ProcessFailure]) -> tuple:
-        killed = item[1].exitcode < 0 and item[1].exitcode != -signal.SIGTERM
-        lost = re.search(r"[Cc]onnection|peer|[Tt]imed out|NCCL", words(item[1]))
-        return not killed, bool(lost), item[1].timestamp
+        stopped = item[1].exitcode == -signal.SIGTERM  # by the agent, since another fell
+        late = re.search(r"[Tt]imed out", words(item[1]))  # who is stuck must be killed to end
+        lost = re.search(r"[Cc]onnection|peer|NCCL", words(item[1]))
+        return stopped, not late, item[1].exitcode > 0, bool(lost), item[1].timestamp
 
     rank, cause = min(failures.items(), key=order)
     again = "call again with the same checkpoint_dir to go on from the newest checkpoint"
@@ -584,7 +587,9 @@ def failure_line(
         name = signal.Signals(-cause.exitcode).name
         hint = "often the kernel, out of memory" if name == "SIGKILL" else last_words(rank)
         hint = f" ({hint})" if hint else ""
-        return f"rank {rank} of {n_ranks} was killed by {name}{hint}, the others were stopped; {again}"
+        return (
+            f"rank {rank} of {n_ranks} was killed by {name}{hint}, the others were stopped; {again}"
+        )
     left = Path(cause.error_file).is_file()  # without it the message is torchrun's, of no use
     told = words(cause).splitlines()[0] if left else last_words(rank)
     told = told or f"exit code {cause.exitcode}"
@@ -592,9 +597,9 @@ def failure_line(
         told = f"waited in vain for another rank, which is stuck; {again} ({told[:120]})"
     return f"rank {rank} of {n_ranks}: {told}"
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #61c910e1
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #9b0a0682
 @contextmanager
-def agent_kept_quiet() -> Iterator[None]:
+def agent_kept_quiet() -> Iterator[None]:  # the agent inside
     "The agent takes over signals and logs every step of an end; both are given back."
     loggers = [logging.getLogger(n) for n in logging.root.manager.loggerDict if "elastic" in n]
     levels = [logger.level for logger in loggers]
@@ -625,7 +630,8 @@ def last_words_in(
     def last_words(rank: int) -> str:
         logs = folder.glob(f"*/attempt_0/{rank}/stderr.log")
         lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()]
-        return next((line.strip() for line in lines[::-1] if line.strip()), "")
+        telling = [line for line in lines if re.search(r"Error|terminate|Fatal", line)]
+        return ([""] + [line.strip() for line in telling or lines if line.strip()])[-1][:200]
 
     return last_words
 
@@ -634,7 +640,7 @@ def last_words_in(
 def following(
     folder: Path,  # where the agent keeps what the ranks print
     on_line: Callable[[str], None] | None,  # sees each line that rank 0 prints, while it runs
-) -> Iterator[None]:
+) -> Iterator[None]:  # the ranks run inside
     "Show the progress of rank 0."
     done = threading.Event()
 
