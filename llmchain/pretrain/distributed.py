@@ -556,12 +556,12 @@ def main(
         result = function(job["settings"], device)
         path.with_name(f"result_{own_rank()[0]}.json").write_text(json.dumps(result))
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #7ecd48c7
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #447e53e8
 # torchrun sets this variable; in a notebook, where __name__ is "__main__" as well, it is missing
 if __name__ == "__main__" and "TORCHELASTIC_RUN_ID" in os.environ:
     main(sys.argv[1])
     sys.stdout.flush()
-    os._exit(0)  # all is written; at an orderly end gloo's threads abort one time in thirty
+    os._exit(0)  # all is written; at an orderly end gloo's threads sometimes abort
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #e957d084
 def failure_line(
