@@ -11,7 +11,7 @@ __all__ = ['STRATEGIES', 'ring_all_reduce', 'own_rank', 'rank_rows', 'rank_seed'
            'failure_line', 'agent_kept_quiet', 'last_words_in', 'following', 'check_launch', 'launch', 'gradient_job',
            'train_job', 'jobs_in_turn']
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #d1edcb96
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #4db590b3
 import ctypes
 import hashlib
 import importlib
@@ -46,6 +46,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #e1ca4309
 from .gpt import GPT, GPTConfig
 from .objectives import CausalObjective, clm_batch, load_clm
 from llmchain.pretrain.training import (
@@ -105,7 +106,7 @@ def rank_rows(
         )
     return split_batch(batch, n_ranks)[rank]
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #1cce366c
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #e82a1a97
 def rank_seed(
     seed: int,  # of the run (0 or more)
     rank: int,  # from 0
@@ -115,7 +116,7 @@ def rank_seed(
         return seed
     return int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0])
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #180f6663
 def rank_batches(
     batches: Callable[[int], dict],  # batch of a step, a pure function
     seed: int,  # of the run (0 or more)
@@ -141,7 +142,7 @@ def sum_over_ranks(
     dist.all_reduce(message)
     return dict(zip(values, message.tolist(), strict=True))
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #bf81feba
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #6e78cb95
 @contextmanager
 def gradients_sent(
     model: nn.Module,  # plain, DDP or FSDP
@@ -154,7 +155,7 @@ def gradients_sent(
     with model.no_sync() if silent else nullcontext():
         yield
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #2d38fb54
 def backward_ranks(
     model: nn.Module,  # plain, DDP or FSDP; gradients are added to those it holds
     objective: Objective,  # sums and counts
@@ -202,7 +203,7 @@ def clm_recipe(
     model = model.to(getattr(torch, settings.get("dtype", "float32")))
     return model, CausalObjective(), batches, schedule
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #806166b3
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #c90ff62d
 def check_same_weights(
     model: nn.Module,  # not yet distributed
     device: str | torch.device = "cpu",  # where the ranks talk
@@ -219,7 +220,7 @@ def check_same_weights(
 
 STRATEGIES = ("ddp", "fsdp")
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #b7afdc3c
 def distribute(
     model: nn.Module,  # on its device, the same on all ranks; changed in place by fsdp
     strategy: str,  # "ddp": a copy on each rank; "fsdp": 1 / P of each parameter
@@ -240,21 +241,21 @@ def distribute(
         fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh)
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #993b536b
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #0fed7dd8
 def local_part(
     tensor: Tensor,  # sharded or not
 ) -> Tensor:  # what this rank holds of it
     "The piece of a sharded tensor that lies here."
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #cbbf6d51
 def whole(
     tensor: Tensor,  # sharded or not; every rank must ask
 ) -> Tensor:  # all of it
     "Gather a sharded tensor."
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #27af3212
 def resident_bytes(
     model: nn.Module,  # after a backward pass
     optimizer: torch.optim.Optimizer,  # after a step
@@ -267,7 +268,7 @@ def resident_bytes(
     }
     return {k: sum(local_part(t).nbytes for t in tensors) for k, tensors in kinds.items()}
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #e0ab4823
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #46653d9c
 def sharded_tensors(
     model: nn.Module,  # the model itself, not DDP's wrapper
     optimizer: torch.optim.Optimizer,  # over it
@@ -276,7 +277,7 @@ def sharded_tensors(
     found = {f"model/{k}": v for k, v in model_tensors(model).items()}
     return found | {f"optimizer/{k}": v for k, v in optimizer_tensors(model, optimizer).items()}
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #60068549
 def check_space(
     folder: Path,  # where the checkpoint is to lie; its nearest parent that exists is asked
     n_bytes: int,  # of the checkpoint, all ranks together
@@ -289,7 +290,7 @@ def check_space(
             f"{free / 1e6:,.1f} MB are free"
         )
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #6489ec51
 def barrier() -> None:
     "Wait until all ranks are here."
     if dist.is_initialized():
@@ -315,7 +316,7 @@ def publish_checkpoint(
     for old in sorted(target.parent.glob("step_*"))[:-keep]:
         shutil.rmtree(old.rename(old.with_name(f".old_{old.name}")))
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #a34fabdc
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #a3223e12
 def save_sharded(
     folder: Path,  # where the checkpoints of this run lie, the same for all ranks
     model: nn.Module,  # the model itself, not DDP's wrapper
@@ -346,7 +347,7 @@ def save_sharded(
     barrier()
     return target
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #209b9d54
 def sharded_fault(
     path: Path,  # a checkpoint
 ) -> str | None:  # what is wrong with it, None if nothing is
@@ -364,7 +365,7 @@ def sharded_fault(
     differ = [name for name in sorted(hashes) if sha256(path / name) != hashes[name]]
     return f"{differ[0]} differs from its sha256" if differ else None
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #6ffa7bef
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #e7e27a28
 def check_fits(
     name: str,  # of the checkpoint, for the message
     saved: dict[str, tuple],  # tensor -> its shape and dtype, as the checkpoint has it
@@ -382,7 +383,7 @@ def check_fits(
             told = [f"{known[0]} {known[1]}" if known else "missing" for known in (there, here)]
             raise ValueError(f"{name}: `{key}` is {told[0]} there and {told[1]} in this model")
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #d6871d23
 def make_moments(
     saved: dict[str, tuple],  # tensor -> its shape and dtype, as the checkpoint has it
     model: nn.Module,  # plain or sharded, on its device
@@ -399,7 +400,7 @@ def make_moments(
     by_index = {i: moments[name] for i, name in enumerate(order) if name in moments}
     optimizer.load_state_dict(optimizer.state_dict() | {"state": by_index})
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #702381da
 def load_sharded(
     path: Path,  # a checkpoint that verified, written by any number of ranks
     model: nn.Module,  # the model itself, plain or sharded; untouched if the weights do not fit
@@ -439,7 +440,7 @@ def begin_or_resume_ranks(
     check_resumable(json.loads((path / "state.json").read_text()), config, n_steps, schedule)
     return load_sharded(path, model, optimizer)
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #8b1686c5
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #7912ac2d
 def check_before_work(
     model: nn.Module,  # whose checkpoints must fit
     rows: dict,  # of this rank; that there are any means that the ranks divide the batch
@@ -452,7 +453,7 @@ def check_before_work(
         check_space(folder, 3 * sum(t.numel() * t.element_size() for t in tensors))  # and moments
     return split_batch(rows, n_micro)[0]
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #7515bcd7
 def counted_together(
     rows: Iterator[dict],  # of the history, with the tokens of this rank
     device: str | torch.device = "cpu",  # where the ranks talk
@@ -462,7 +463,7 @@ def counted_together(
         tokens = int(sum_over_ranks({"tokens": row["tokens"]}, device)["tokens"])
         yield row | {"tokens": tokens, "tokens_per_second": tokens / row["seconds"]}
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #f8d14ff8
 def train_distributed(
     model: nn.Module,  # the same on all ranks; is moved to `device` and changed
     objective: Objective,  # sums and counts
@@ -500,7 +501,7 @@ def train_distributed(
     result = {k: state[k] for k in ("history", "seconds", "tokens", "skipped")}
     return result | {"resumed_from": resumed_from}
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #c17bf253
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #21e5a002
 def named_function(
     name: str,  # "package.module:function"
 ) -> Callable:  # the function
@@ -513,7 +514,7 @@ def named_function(
             f"launch: no function `{name}` ({error}); write `package.module:function`"
         ) from None
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #37dbf869
 @contextmanager
 def process_group(
     device: str = "auto",  # auto: GPUs if there are any; cpu; cuda
@@ -534,13 +535,13 @@ def process_group(
     yield device
     dist.destroy_process_group()  # after an error the others must see how this rank ends, so not then
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #2e28b615
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #556acd8b
 def end_with_parent() -> None:
     "A rank whose launcher was killed does not go on alone (Linux)."
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #e57d9b73
 @leaving_an_error_file
 def main(
     job_file: str,  # JSON: function, settings; device, timeout, n_threads if wanted
@@ -597,7 +598,7 @@ def failure_line(
         told = f"waited in vain for another rank, which is stuck; {again} ({told[:120]})"
     return f"rank {rank} of {n_ranks}: {told}"
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #9b0a0682
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #a341bc1f
 @contextmanager
 def agent_kept_quiet() -> Iterator[None]:  # the agent inside
     "The agent takes over signals and logs every step of an end; both are given back."
@@ -621,7 +622,7 @@ def agent_kept_quiet() -> Iterator[None]:  # the agent inside
     if received is not None:  # as if the agent had not been there: KeyboardInterrupt, or the end
         signal.raise_signal(received)
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #4257c5c2
 def last_words_in(
     folder: Path,  # where the agent keeps what the ranks print
 ) -> Callable[[int], str]:  # a rank's last line on stderr
@@ -635,7 +636,7 @@ def last_words_in(
 
     return last_words
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #7c185912
 @contextmanager
 def following(
     folder: Path,  # where the agent keeps what the ranks print
@@ -666,7 +667,7 @@ def following(
         if on_line:
             reader.join()
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #d9813470
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #bed57a2a
 def check_launch(
     function: str,  # "package.module:function"
     n_processes: int,  # ranks (at least 1)
@@ -688,7 +689,7 @@ def check_launch(
         raise ValueError(f"launch: {'; '.join(wrong)}")
     named_function(function)
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #691c643a
 def launch(
     function: str,  # "package.module:function", called as function(settings, device) on each rank
     settings: dict,  # JSON
@@ -721,7 +722,7 @@ def launch(
         results = [folder / f"result_{rank}.json" for rank in range(n_processes)]
         return [json.loads(path.read_text()) for path in results]
 
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #439ca5c9
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #4bcc4106
 def gradient_job(
     settings: dict,  # of `clm_recipe`; strategy; gradients: a file that rank 0 writes
     device: str,  # of this rank
@@ -737,7 +738,7 @@ def gradient_job(
     optimizer.step()
     return resident_bytes(model, optimizer)
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #9e1155e5
 def train_job(
     settings: dict,  # of `clm_recipe`; options of `train_distributed`; fall: rank and step, if wanted
     device: str,  # of this rank
@@ -759,7 +760,7 @@ def train_job(
         digest.update(whole(tensor).cpu().contiguous().numpy().tobytes())
     return result | {"digest": digest.hexdigest()}
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #a682b79f
 def jobs_in_turn(
     settings: dict,  # jobs: a list of [name of a job of this module, its settings]
     device: str,  # of this rank
