@@ -260,12 +260,13 @@ def train_step(
     batch: dict,  # tensors (B, ...)
     lr: float,  # of this step
     grad_clip: float = 1.0,  # largest norm of the gradient; 0: no limit
+    backward: Callable = backward_batch,  # gradient of the batch; several processes share theirs
     **how: object,  # n_micro, precision, device: see backward_batch
 ) -> dict[str, float | None]:  # loss and its terms in nats, norm before clipping; None if skipped
     "Gradient, norm, rate, step, in this order; raises before a step that would spoil the weights."
     row = {"lr": lr, "loss": None, "grad_norm": None}
     optimizer.zero_grad(set_to_none=True)
-    losses, counts = backward_batch(model, objective, batch, **how)
+    losses, counts = backward(model, objective, batch, **how)
     if not any(counts.values()):
         return row
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -434,15 +435,16 @@ def checkpoint_fault(
 
 def newest_checkpoint(
     folder: Path,  # where the checkpoints of this run lie; need not exist
+    fault: Callable[[Path], str | None] = checkpoint_fault,  # what is wrong with one
 ) -> Path | None:  # the newest that verifies; None if there is none at all
     "Pass over broken checkpoints with a warning; refuse if all are broken."
     faults = []
     for path in sorted(folder.glob("step_*"), reverse=True):
-        if (fault := checkpoint_fault(path)) is None:
+        if (found := fault(path)) is None:
             for message in faults:
                 warnings.warn(f"{message}; going back to {path.name}", stacklevel=2)
             return path
-        faults.append(f"checkpoint {path.name}: {fault}")
+        faults.append(f"checkpoint {path.name}: {found}")
     if faults:
         raise RuntimeError(
             f"no usable checkpoint in {folder} ({'; '.join(faults)}); remove the folder to begin again"
@@ -553,12 +555,13 @@ def training_steps(
 @contextmanager
 def naming_last_checkpoint(
     folder: Path | None,  # where the checkpoints of this run lie
+    fault: Callable[[Path], str | None] = checkpoint_fault,  # what is wrong with one
 ) -> Iterator[None]:  # a FloatingPointError from inside says where to go back to
     "Diverging is no accident to be hidden: say what happened and what is left."
     try:
         yield
     except FloatingPointError as error:
-        last = newest_checkpoint(folder) if folder else None
+        last = newest_checkpoint(folder, fault) if folder else None
         left = f"last good checkpoint: {last}" if last else "there is no checkpoint"
         raise FloatingPointError(f"train: {error}; {left}") from error
 
@@ -610,15 +613,17 @@ def follow_steps(
     folder: Path | None,  # where checkpoints go; None: none are written
     every: int,  # steps between checkpoints; 0: only one, at the end
     on_step: Callable[[int, dict], None] | None,  # sees each step and its row
+    save: Callable = save_checkpoint,  # writes a checkpoint
+    fault: Callable[[Path], str | None] = checkpoint_fault,  # what is wrong with one
 ) -> None:
     "Book every step, show it, and save when it is time."
-    with modes_kept(model), naming_last_checkpoint(folder):
+    with modes_kept(model), naming_last_checkpoint(folder, fault):
         for row in rows:
             record(state, row)
             if on_step:
                 on_step(row["step"], row)
             if folder and is_due(state["step"], every, n_steps):
-                save_checkpoint(folder, model, optimizer, state)
+                save(folder, model, optimizer, state)
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #8540054c
 def check_settings(

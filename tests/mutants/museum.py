@@ -22,6 +22,9 @@ def preload() -> None:
     import pytest  # noqa: F401
     import sklearn.linear_model  # noqa: F401
     import torch
+    import torch.distributed.checkpoint  # noqa: F401
+    import torch.distributed.fsdp  # noqa: F401
+    import torch.distributed.launcher.api  # noqa: F401
     import transformers.models.bert.modeling_bert  # noqa: F401
     import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
