@@ -286,3 +286,17 @@ def test_the_probe_finds_a_line_and_learns_nothing_from_the_judged():
         [linear_probe(x[:300], y[:300], x[i : i + 1], y[i : i + 1]) for i in range(300, 310)]
     )
     assert torch.equal(alone, right[:10]), "a judged row does not depend on the other judged ones"
+
+
+def test_a_repeated_token_is_penalized_when_written():
+    "A model that always wants token 3, then 5: with a penalty it takes each once, then the next."
+
+    class Fixed:
+        training = False
+        config = GPTConfig(8, 8, 1, 1, 4)
+        hidden = staticmethod(lambda ids: torch.zeros(*ids.shape, 1))
+        logits = staticmethod(lambda h: torch.tensor([[0, 0, 0, 4.0, 0, 3.0, 2.5, 0]]).expand(len(h), 8))  # fmt: skip
+        eval = train = staticmethod(lambda *mode: None)
+
+    out = generate(Fixed(), torch.tensor([[0]]), 3, 0.0, repetition_penalty=10.0, cached=False)
+    assert out.tolist() == [[0, 3, 5, 6]]
