@@ -634,13 +634,9 @@ def check_folder(
             f"train: {folder} holds {pickles[0]}, a pickle, which may run code when it is read; "
             "only checkpoints of safetensors are gone on from; use another checkpoint_dir"
         )
-    tensors = [
-        *(p for p in model_tensors(model).values() for _ in range(3)),
-        *(average or {}).values(),
-    ]
-    needed = sum(t.nbytes for t in tensors) * max(
-        1, n_checkpoints - len(own)
-    )  # weights, two moments
+    own_bytes = 3 * sum(t.nbytes for t in model_tensors(model).values())  # weights, two moments
+    own_bytes += sum(t.nbytes for t in (average or {}).values())
+    needed = own_bytes * max(1, n_checkpoints - len(own))
     disk = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if (free := shutil.disk_usage(disk).free) < needed:
         raise OSError(

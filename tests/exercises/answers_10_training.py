@@ -37,8 +37,8 @@ def trunk_of_the_whole_length(lengths, share):
     return sum(lengths), max(lengths, default=0) + sum(int(share * n) for n in lengths)
 
 
-def fails_on_nothing(lengths, share):
-    return sum(lengths), max(lengths) + sum(int(share * n) for n in lengths if n < max(lengths))
+def decays_forgotten(lengths, share):
+    return sum(lengths), max((n - int(share * n) for n in lengths), default=0)
 
 
 def blocks(tokens, places):
@@ -73,7 +73,7 @@ def single_tokens(tokens, step, seed):
 RIGHT = {1: token_mean, 2: trunk_and_decays, 3: pure}
 WRONG = {
     1: [mean_of_means, mean_of_means_without_empty, nan_spreads, math.nan],
-    2: [only_the_longest, trunk_of_the_whole_length, fails_on_nothing, 220],
+    2: [only_the_longest, trunk_of_the_whole_length, decays_forgotten, 220],
     3: [
         sum_of_seeds,
         ignores_the_step,

@@ -43,6 +43,14 @@ MUTANTS = [
         old="return torch.tanh(self.pooler(hidden[:, 0]))",
         new="return torch.tanh(self.pooler(hidden[:, -1]))",
         why="As in decoders; here the last token is padding as a rule.",
+        killed_by=EQUAL + "test_a_saved_folder_is_read[BertModel]",
+    ),
+    dict(
+        name="answers_from_the_last_token",
+        module=MODULE,
+        old="firsts = hidden[:, :1]  # (B, 1, C), at [CLS]",
+        new="firsts = hidden[:, -1:]  # (B, 1, C), at [CLS]",
+        why="The last place of a row is padding as a rule, and knows nothing of the pair.",
         killed_by=EQUAL + "test_hidden_states_and_logits[sizes1-none]",
     ),
     dict(

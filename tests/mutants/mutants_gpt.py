@@ -24,7 +24,7 @@ MUTANTS = [
     dict(
         name="not_causal_without_a_mask",
         module=MODULE,
-        old="x = block(x, visible, causal=visible is None)",
+        old="x = block(x, visible, causal=visible is None, cache=own)",
         new="x = block(x, visible)",
         why="The fast path forgets the flag: with a mask all is right, in training it copies.",
         killed_by=EQUAL + "test_the_future_changes_nothing[False]",
@@ -48,8 +48,8 @@ MUTANTS = [
     dict(
         name="positions_shifted",
         module=MODULE,
-        old="positions, visible = torch.arange(T, device=input_ids.device), None",
-        new="positions, visible = torch.arange(T, device=input_ids.device).roll(-1), None",
+        old="positions = torch.arange(n_before, n_before + T, device=input_ids.device)",
+        new="positions = torch.arange(n_before, n_before + T, device=input_ids.device).roll(-1)",
         why="Labels were to be shifted and positions were; training hides it, loaded weights do not.",
         killed_by=EQUAL + "test_logits[sizes0-none]",
     ),

@@ -97,7 +97,7 @@ MUTANTS = [
     dict(
         name="warmup_starts_at_zero",
         module=MODULE,
-        old="return lr * (step + 1) / n_warmup",
+        old="return lr * (step + 1) / n_warmup  # the first step already moves",
         new="return lr * step / n_warmup",
         why="The first batch is computed for nothing.",
         killed_by=UNIT + "test_schedule",
