@@ -164,6 +164,57 @@ def test_what_ours_does_not_compute_is_refused(saved, change):
         load_bert(path)
 
 
+def test_a_pickle_is_not_read(tmp_path, saved):
+    path, _ = saved
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    with pytest.raises(
+        FileNotFoundError, match="no model.safetensors.*pytorch_model.bin is a pickle"
+    ):
+        load_bert(path)
+
+
+def test_integers_are_no_weights(saved):
+    path, _ = saved
+    weights = load_file(path / "model.safetensors")
+    name = "bert.encoder.layer.0.output.dense.weight"
+    weights[name] = (weights[name] * 100).to(torch.int8)
+    save_file(weights, path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"`{name}` is torch.int8; needs floating-point"):
+        load_bert(path)
+
+
+def test_a_tokenizer_of_another_bert_is_refused(saved):
+    path, _ = saved
+    load_bert(path, vocab_size=23)
+    with pytest.raises(ValueError, match="the tokenizer knows 24 tokens, the model 23"):
+        load_bert(path, vocab_size=24)
+
+
+def test_another_shape_is_refused(saved):
+    path, _ = saved
+    config = json.loads((path / "config.json").read_text()) | {"intermediate_size": 41}
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises((RuntimeError, ValueError), match="mlp.up.weight"):
+        load_bert(path)
+
+
+def test_mask_and_documents_together_are_refused():
+    ids, types, mask = batch()
+    with pytest.raises(ValueError, match="give attention_mask or document_ids, not both"):
+        BertPretraining(CONFIG)(ids, types, mask, document_ids=mask)
+
+
+def test_packed_pairs_have_a_first_token_each():
+    model = BertPretraining(CONFIG).eval()
+    ids, types, _ = batch()
+    which = torch.tensor([[0] * 10, [0] * 4 + [1] * 6, [0] * 3 + [1] * 3 + [-1] * 4])
+    with torch.no_grad():
+        _, nsp = model(ids, types, document_ids=which)
+        alone = [model(ids[1:2, 4:], types[1:2, 4:])[1], model(ids[2:, 3:6], types[2:, 3:6])[1]]
+    assert nsp.shape == (5, 2), "five pairs; padding is none"
+    assert torch.allclose(nsp[[2, 4]], torch.cat(alone), atol=1e-6)
+
+
 def test_no_folder_no_bert(tmp_path):
     with pytest.raises(FileNotFoundError, match="no config.json"):
         load_bert(tmp_path)

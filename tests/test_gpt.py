@@ -9,14 +9,19 @@ import torch
 from llmchain.pretrain.gpt import (
     GPT,
     GPTConfig,
+    KVCache,
     attention,
     bigram_nats,
     bits_per_byte,
     causal_visibility,
+    check_vocabulary,
     choose_precision,
+    document_positions,
     from_hf_weights,
     generate,
+    linear_probe,
     next_token_probabilities,
+    penalize_repetition,
     stream_windows,
     token_nats,
     unigram_log_probabilities,
@@ -77,6 +82,7 @@ def test_dropout_is_silent_in_evaluation_and_loud_in_training():
 
 def test_sampling_and_measuring_leave_the_mode_and_drop_nothing():
     model = GPT(GPTConfig(19, 12, 2, 2, 16, dropout=0.5))
+    model.token_embedding.weight.data *= 30  # near-uniform answers would hide what is dropped
     for training in (True, False):
         model.train(training)
         first = generate(model, batch()[:, :3], 8, generator=torch.Generator().manual_seed(0))
@@ -103,7 +109,9 @@ def test_sampled_frequencies_are_the_probabilities():
         logits = staticmethod(lambda hidden: logits.expand(len(hidden), 4))
         eval = train = staticmethod(lambda *mode: None)
 
-    out = generate(Fixed(), torch.zeros(20000, 1, dtype=torch.long), 1, temperature=0.5)
+    out = generate(
+        Fixed(), torch.zeros(20000, 1, dtype=torch.long), 1, temperature=0.5, cached=False
+    )
     shares = out[:, 1].bincount(minlength=4) / 20000
     assert (shares - (logits[0] / 0.5).softmax(-1)).abs().max() < 0.02
 
@@ -199,3 +207,97 @@ def test_missing_weights_are_named():
 def test_precision_is_what_was_asked_for():
     assert choose_precision("bf16") == "bf16" and choose_precision("fp32") == "fp32"
     assert choose_precision("auto") in ("fp32", "bf16")
+
+
+def test_positions_begin_again_with_every_document():
+    ids = torch.tensor([[0, 0, 0, 1, 1, -1], [5, 7, 7, 7, 2, 2]])
+    assert document_positions(ids).tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 0, 1]]
+
+
+def test_another_document_changes_nothing():
+    model, ids = GPT(CONFIG).eval(), batch(1)
+    which = torch.tensor([[0] * 5 + [1] * 7])
+    changed = ids.clone()
+    changed[0, :5] = (ids[0, :5] + 1) % 19
+    with torch.no_grad():
+        before, after = (model(x, document_ids=which)[0] for x in (ids, changed))
+    assert torch.equal(before[5:], after[5:]) and not torch.equal(before[:5], after[:5])
+
+
+def test_two_ways_to_say_what_is_seen_are_refused():
+    mask = torch.ones(3, 12, dtype=torch.long)
+    with pytest.raises(ValueError, match="give one of attention_mask, document_ids"):
+        GPT(CONFIG)(batch(), mask, document_ids=mask)
+
+
+def test_a_cache_refuses_more_than_its_room():
+    k = torch.zeros(1, 1, 3, 2)
+    cache = KVCache(4)
+    cache.append(k, k)
+    with pytest.raises(ValueError, match="6 tokens do not fit into 4"):
+        cache.append(k, k)
+    model = GPT(CONFIG)
+    caches = model.new_cache()
+    model.hidden(batch(1, 10), cache=caches)
+    with pytest.raises(ValueError, match="13 tokens given, block_size is 12"):
+        model.hidden(batch(1, 3), cache=caches)
+
+
+def test_the_cache_saves_work(monkeypatch):
+    model, seen = GPT(CONFIG).eval(), []
+    forward = model.blocks[0].forward
+    monkeypatch.setattr(
+        model.blocks[0],
+        "forward",
+        lambda x, *a, **kw: seen.append(x.size(1)) or forward(x, *a, **kw),
+    )
+    generate(model, batch(1, 4), 6)
+    assert seen == [4, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("penalty", [0.0, -1.0, math.nan])
+def test_a_penalty_that_cannot_be_meant_is_refused(penalty):
+    with pytest.raises(ValueError, match="repetition_penalty must be above 0"):
+        generate(GPT(CONFIG), batch(1, 4), 1, repetition_penalty=penalty)
+
+
+def test_the_penalty_makes_seen_tokens_less_likely_whatever_their_sign():
+    logits = torch.tensor([[3.0, -3.0, 1.0, 0.0]])
+    found = penalize_repetition(logits, torch.tensor([[0, 0, 1]]), 2.0)
+    assert found.tolist() == [[1.5, -6.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize("n", [18, 20])
+def test_a_tokenizer_of_another_model_is_refused(n):
+    check_vocabulary(19, CONFIG.vocab_size)
+    with pytest.raises(ValueError, match=f"the tokenizer knows {n} tokens, the model 19"):
+        check_vocabulary(n, CONFIG.vocab_size)
+
+
+def test_the_probe_finds_a_line_and_learns_nothing_from_the_judged():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 6, generator=generator) * torch.tensor([1.0, 50, 1, 1, 1e-3, 1]) + 3
+    y = (x[:, 0] + x[:, 4] * 1e3 > x.mean(0)[0] + 3e3).long()  # both columns, after scaling
+    right = linear_probe(x[:300], y[:300], x[300:], y[300:])
+    assert right.double().mean() > 0.9
+    noise = torch.randint(2, (400,), generator=generator)
+    guessed = linear_probe(x[:300], noise[:300], x[300:], noise[300:]).double().mean()
+    assert abs(guessed - 0.5) < 0.2
+    alone = torch.cat(
+        [linear_probe(x[:300], y[:300], x[i : i + 1], y[i : i + 1]) for i in range(300, 310)]
+    )
+    assert torch.equal(alone, right[:10]), "a judged row does not depend on the other judged ones"
+
+
+def test_a_repeated_token_is_penalized_when_written():
+    "A model that always wants token 3, then 5: with a penalty it takes each once, then the next."
+
+    class Fixed:
+        training = False
+        config = GPTConfig(8, 8, 1, 1, 4)
+        hidden = staticmethod(lambda ids: torch.zeros(*ids.shape, 1))
+        logits = staticmethod(lambda h: torch.tensor([[0, 0, 0, 4.0, 0, 3.0, 2.5, 0]]).expand(len(h), 8))  # fmt: skip
+        eval = train = staticmethod(lambda *mode: None)
+
+    out = generate(Fixed(), torch.tensor([[0]]), 3, 0.0, repetition_penalty=10.0, cached=False)
+    assert out.tolist() == [[0, 3, 5, 6]]

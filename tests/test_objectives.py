@@ -8,18 +8,26 @@ from llmchain.pretrain.objectives import (
     CausalObjective,
     MaskedObjective,
     batch_indices,
+    causal_labels,
     causal_lm_sums,
     clm_batch,
     cross_entropy,
+    exchange_order,
     exchange_seconds,
     fit_pair,
     mask_tokens,
     mlm_batch,
     mse,
+    number_documents,
     pack_pairs,
     pack_stream,
+    random_spans,
     sentence_pairs,
+    seq2seq_sums,
+    shift_right,
     split_sentences,
+    whole_words,
+    z_loss,
 )
 
 META = {"special_ids": [0, 1, 2, 3, 4], "mask_token_id": 4, "vocab_size": 500, "pad_token_id": 0}
@@ -264,3 +272,135 @@ def test_packed_pair():
     assert types.tolist() == [[0, 0, 0, 0, 1, 1, 0, 0]]
     with pytest.raises(ValueError, match="needs 6 places, has 5"):
         pack_pairs([([7, 8], [9])], 5, 2, 3, 0)
+
+
+# ---------------------------------------------------------------- documents in one block
+
+
+def test_the_first_token_of_the_next_document_is_not_asked_for():
+    ids = torch.tensor([[5, 6, 0, 7, 0, 8, 9]])
+    which = number_documents(ids, 0)
+    assert which.tolist() == [[0, 0, 0, 1, 1, 2, 2]]
+    assert causal_labels(ids, None, which).tolist() == [[6, 0, -100, 0, -100, 9]]
+    assert CausalObjective().counts({"input_ids": ids, "document_ids": which}) == {"clm": 4}
+    which[0, 5:] = -1  # padding
+    assert causal_labels(ids, None, which).tolist() == [[6, 0, -100, 0, -100, -100]]
+
+
+def test_a_batch_of_the_stream_knows_its_documents():
+    stream = pack_stream([[5] * n for n in (3, 1, 8, 2)], 0)
+    plain, apart = clm_batch(stream, 0, 2, 6, 1), clm_batch(stream, 0, 2, 6, 1, eos_token_id=0)
+    assert set(plain) == {"input_ids"} and torch.equal(plain["input_ids"], apart["input_ids"])
+    assert torch.equal(apart["document_ids"], number_documents(plain["input_ids"], 0))
+
+
+# ---------------------------------------------------------------- words, spans, order, targets
+
+
+def test_pieces_of_a_word_share_their_fate():
+    continues = torch.zeros(30, dtype=torch.bool)
+    continues[20:] = True
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(5, 30, (400, 40), generator=generator)
+    groups = whole_words(ids, continues)
+    _, labels = mask_tokens(ids, range(5), 4, 30, generator, 0.3, groups)
+    inside = continues[ids[:, 1:]]
+    asked = labels != -100
+    assert (asked[:, 1:] == asked[:, :-1])[inside].all() and inside.any()
+    assert not (asked[:, 1:] == asked[:, :-1])[~inside].all()
+    assert abs(asked.double().mean() - 0.3) < 0.02, "the share is that of single tokens"
+
+
+def test_masking_without_groups_is_what_it_was():
+    ids = torch.randint(5, 500, (50, 20), generator=torch.Generator().manual_seed(0))
+    each = torch.arange(20).expand(50, 20)
+    drawn = [
+        mask_tokens(ids, range(5), 4, 500, torch.Generator().manual_seed(1), 0.2, g)
+        for g in (None, each)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
+
+
+def test_span_lengths_are_geometric_and_cut_at_the_longest():
+    spans = random_spans((300, 400), torch.Generator().manual_seed(0), 0.2, 10)
+    counts = torch.cat([row.unique(return_counts=True)[1][:-1] for row in spans])  # the last is cut
+    share = counts.bincount(minlength=11)[1:].double() / len(counts)
+    expected = torch.tensor([0.2 * 0.8 ** (n - 1) for n in range(1, 10)] + [0.8**9]).double()
+    assert counts.max() == 10 and (share - expected).abs().max() < 0.01
+    assert (random_spans((2, 5), torch.Generator().manual_seed(0), 1.0) == torch.arange(5)).all()
+
+
+@pytest.mark.parametrize("p, longest", [(0.0, 10), (1.5, 10), (0.2, 0)])
+def test_impossible_spans_are_refused(p, longest):
+    with pytest.raises(ValueError, match="random_spans: needs 0 < p <= 1 and longest >= 1"):
+        random_spans((4,), torch.Generator(), p, longest)
+
+
+@pytest.mark.parametrize("n", [2, 7, 40])
+def test_a_turned_pair_holds_the_same_tokens(n):
+    true = [(d, [100 * d, 100 * d + 1], [100 * d + 2]) for d in range(n)]
+    out, label = exchange_order(true, np.random.default_rng(0))
+    assert label.sum() == n // 2
+    for (_, a, b), found, turned in zip(true, out, label, strict=True):
+        assert found == ((b, a) if turned else (a, b))
+
+
+def test_the_decoder_reads_one_token_behind():
+    labels = torch.tensor([[7, 8, 9], [5, -100, -100]])
+    assert shift_right(labels, 1, 0).tolist() == [[1, 7, 8], [1, 5, 0]]
+    logits = torch.zeros(2, 3, 12)
+    logits[0, 0, 7] = 50.0  # the first target token counts, and at its own place
+    nats, count = seq2seq_sums(logits, labels)
+    assert int(count) == 4 and float(nats) == pytest.approx(3 * np.log(12), abs=1e-4)
+
+
+def test_z_loss_counts_what_is_asked():
+    logits = torch.tensor([[0.0, 0.0], [9.0, 9.0], [1.0, 1.0]])
+    nats, count = z_loss(logits, torch.tensor([0, -100, 1]))
+    assert int(count) == 2
+    assert float(nats) == pytest.approx(np.log(2) ** 2 + (1 + np.log(2)) ** 2, abs=1e-5)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_an_empty_data_set_is_refused():
+    with pytest.raises(ValueError, match="no items; the split is empty or shorter than one block"):
+        clm_batch(np.zeros(0, dtype=np.uint16), 0, 2, 8, 0)
+    with pytest.raises(ValueError, match="no items"):
+        mlm_batch({"input_ids": np.zeros((0, 8))}, 0, 2, 0, META)
+
+
+def test_a_vocabulary_of_special_tokens_is_refused():
+    with pytest.raises(ValueError, match="all 5 tokens are special"):
+        mask_tokens(torch.tensor([1, 2]), range(5), 4, 5, torch.Generator())
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
+def test_a_rate_that_is_none_is_refused(rate):
+    with pytest.raises(ValueError, match="rate must lie between 0 and 1"):
+        mask_tokens(torch.tensor([7]), range(5), 4, 50, torch.Generator(), rate)
+
+
+@pytest.mark.parametrize("labels", [[[-100] * 4] * 2, [[7] * 4] * 2], ids=["none", "all"])
+def test_none_or_all_masked(labels):
+    "Nothing asked: sum, count and gradient 0. Everything asked: the plain mean."
+    labels = torch.tensor(labels)
+    logits = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    batch = {"input_ids": labels.clamp(min=0), "token_type_ids": labels * 0, "labels": labels}
+    batch["attention_mask"] = torch.ones_like(labels)
+
+    def model(ids, types, mask, positions):
+        return logits.flatten(0, 1)[positions], torch.zeros(2, 2)
+
+    nats, count = (
+        MaskedObjective().sums(model, batch)["mlm"],
+        MaskedObjective().counts(batch)["mlm"],
+    )
+    (gradient,) = torch.autograd.grad(nats, logits)
+    assert count == int((labels != -100).sum())
+    if count:
+        expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        assert float((nats / count - expected).detach().abs()) < 1e-6
+    else:
+        assert float(nats.detach()) == 0 and float(gradient.abs().sum()) == 0

@@ -29,6 +29,7 @@ from llmchain.pretrain.training import (
     train,
     train_step,
     warmup_cosine,
+    warmup_stable_decay,
 )
 
 V, C, B, T = 40, 12, 6, 10  # vocabulary, width, rows, tokens of a row
@@ -861,3 +862,382 @@ def test_muon_resumes_bit_for_bit(tmp_path) -> None:
     assert same(bits(whole), bits(again))
     with pytest.raises(ValueError, match=r"muon was 2.0, is 0.0"):
         run(toy(), muon=0.0, checkpoint_dir=tmp_path, checkpoint_every=2)
+
+
+# ---------------------------------------------------------------- the schedule with a late decay
+
+
+@pytest.mark.parametrize(
+    "n_steps, n_warmup, n_decay", [(20, 4, 5), (10, 0, 10), (10, 10, 0), (1, 0, 1)]
+)
+def test_stable_schedule(n_steps, n_warmup, n_decay):
+    rates = [
+        warmup_stable_decay(s, n_steps, n_warmup, n_decay, 2.0, 0.2) for s in range(n_steps + 3)
+    ]
+    assert rates[:n_warmup] == [2.0 * (s + 1) / n_warmup for s in range(n_warmup)]
+    begin = n_steps - n_decay
+    assert set(rates[n_warmup : begin + (n_decay > 0)]) <= {2.0}
+    line = [2.0 - 1.8 * (s - begin) / n_decay for s in range(begin, n_steps)] if n_decay else []
+    assert rates[begin:n_steps] == pytest.approx(line)
+    assert rates[n_steps:] == pytest.approx([0.2] * 3 if n_decay else [2.0] * 3)
+
+
+@pytest.mark.parametrize("bad", [dict(step=-1), dict(n_decay=-1), dict(n_warmup=17), dict(lr_min=3.0), dict(lr=math.nan)])  # fmt: skip
+def test_stable_schedule_refuses_nonsense(bad):
+    given = dict(step=0, n_steps=20, n_warmup=4, n_decay=5, lr=2.0) | bad
+    with pytest.raises(ValueError, match="warmup_stable_decay: needs .*; got step"):
+        warmup_stable_decay(**given)
+
+
+def test_a_stable_run_may_grow_and_is_the_long_run(tmp_path):
+    def late(n):
+        return {"n_steps": n, "schedule": lambda s: warmup_stable_decay(s, n, 3, 4, 1e-2)}
+
+    with pytest.raises(KeyboardInterrupt):
+        run(toy(), checkpoint_dir=tmp_path, checkpoint_every=4, on_step=stop_at(9), **late(12))
+    grown, whole = toy(), toy()
+    assert run(grown, checkpoint_dir=tmp_path, **late(20))["resumed_from"] == 8
+    run(whole, **late(20))
+    assert same(bits(grown), bits(whole))
+
+
+# ---------------------------------------------------------------- the average of the weights
+
+
+def test_the_average_is_that_of_the_weights_it_saw():
+    seen, model = [], toy()
+    start = bits(model)
+    result = run(model, ema=0.9, on_step=lambda step, row: seen.append(bits(model)))
+    expected = start
+    for step, weights in enumerate(seen):
+        decay = min(0.9, (step + 1) / (step + 10))
+        expected = {k: decay * expected[k] + (1 - decay) * weights[k] for k in expected}
+    assert set(result["ema"]) == {name for name, _ in model.named_parameters()}
+    for name, average in result["ema"].items():
+        assert (average - expected[name]).abs().max() < 1e-6
+
+
+def test_the_average_does_not_touch_the_training(undisturbed):
+    model = toy()
+    result = run(model, ema=0.9)
+    assert same(bits(model), undisturbed[0])
+    rows = zip(result["history"], undisturbed[1], strict=True)
+    assert all(a["loss"] == b["loss"] and a.get("clm") == b.get("clm") for a, b in rows)
+    last = result["history"][-1]
+    with training.weights_of(model, result["ema"]):
+        assert evaluate(model)["clm"] == last["ema/clm"] != last["clm"]
+    assert same(bits(model), undisturbed[0]), "its own weights are back"
+
+
+def test_weights_come_back_after_an_error():
+    model = toy()
+    before, average = bits(model), training.begin_average(model, 0.9)
+    average["mid.weight"].add_(1.0)
+    with pytest.raises(KeyError), training.weights_of(model, average):
+        assert not same(bits(model), before)
+        raise KeyError
+    assert same(bits(model), before)
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_the_average_is_resumed_bit_for_bit(tmp_path, step):
+    models = [toy(), toy()]
+    whole = run(models[0], ema=0.95)
+    interrupted(tmp_path, step, ema=0.95)
+    again = run(models[1], ema=0.95, checkpoint_dir=tmp_path, checkpoint_every=2)
+    assert again["resumed_from"] == step // 2 * 2
+    assert same(whole["ema"], again["ema"]) and same(*map(bits, models))
+    assert timeless(whole["history"]) == timeless(again["history"])
+
+
+def test_a_skipped_step_is_not_averaged():
+    def some(step):
+        return batches(step) if step != 5 else {k: v * 0 for k, v in batches(5).items()}
+
+    taken = []
+    update = training.update_average
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "update_average", lambda *a: taken.append(a[2]) or update(*a))
+        result = train(toy(), NextToken(), some, n_steps=8, schedule=schedule, ema=0.9)
+    assert result["skipped"] == 1 and len(taken) == 7
+
+
+def test_a_checkpoint_with_another_average_is_refused(tmp_path):
+    interrupted(tmp_path / "with", ema=0.9)
+    interrupted(tmp_path / "without")
+    for folder, ema, message in (
+        ("with", 0.0, "ema was 0.9, is None"),
+        ("with", 0.8, "ema was 0.9, is 0.8"),
+        ("without", 0.9, "ema was None, is 0.9"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(toy(), checkpoint_dir=tmp_path / folder, ema=ema)
+
+
+def test_a_torn_average_is_never_taken(tmp_path):
+    interrupted(tmp_path, ema=0.9)
+    flip(newest_checkpoint(tmp_path) / "average.safetensors")
+    with pytest.warns(UserWarning, match="average.safetensors differs from its sha256"):
+        assert newest_checkpoint(tmp_path).name == "step_00000004"
+
+
+# ---------------------------------------------------------------- recomputation and compiling
+
+
+class Stack(Toy):
+    "Blocks in a list, dropout in each."
+
+    def __init__(self):
+        super().__init__(0.3)
+        layer = lambda: nn.Sequential(nn.Linear(C, C), nn.Tanh(), nn.Dropout(0.3))  # noqa: E731
+        self.blocks = nn.ModuleList(layer() for _ in range(3))
+
+    def forward(self, input_ids):
+        x = self.norm(self.emb(input_ids))
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+
+
+def stack(dtype=torch.float32):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Stack().to(dtype)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recomputation_changes_no_bit(precision):
+    models = [stack(), stack()]
+    plain = run(models[0], precision=precision)
+    with training.recomputed(models[1]):
+        again = run(models[1], precision=precision)
+    assert same(*map(bits, models))
+    assert timeless(plain["history"]) == timeless(again["history"])
+
+
+def test_recomputation_computes_again_and_only_inside():
+    model, calls = stack(), []
+    model.blocks[0][0].register_forward_hook(lambda *_: calls.append(1))
+    with training.recomputed(model):
+        backward_batch(model, NextToken(), batches(0))
+        assert len(calls) == 2
+        evaluate(model)
+        assert len(calls) == 4, "no backward pass, no second forward pass"
+    assert all("forward" not in vars(block) for block in model.blocks)
+    backward_batch(model, NextToken(), batches(0))
+    assert len(calls) == 5
+
+
+def test_recomputation_needs_blocks():
+    with pytest.raises(ValueError, match="no nn.ModuleList of blocks"), training.recomputed(toy()):
+        pass
+
+
+def test_recomputation_keeps_less():
+    def kept(model):
+        total = []
+        pack = lambda t: total.append(t.numel()) or t  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            NextToken().sums(model, batches(0))
+        return sum(total)
+
+    model = stack()
+    plain = kept(model)
+    with training.recomputed(model):
+        assert kept(model) < 0.8 * plain
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_trains_alike_and_checkpoints_fit(tmp_path, backend):
+    models = [toy(0, torch.float64), toy(0, torch.float64)]
+    plain = run(models[0], n_steps=3)
+    with training.compiled(models[1], backend):
+        found = run(models[1], n_steps=3, checkpoint_dir=tmp_path)
+    rows = zip(plain["history"], found["history"], strict=True)
+    assert max(abs(a["loss"] - b["loss"]) for a, b in rows) <= 1e-12
+    pairs = zip(models[0].parameters(), models[1].parameters(), strict=True)
+    assert max(float((a - b).detach().abs().max()) for a, b in pairs) <= 1e-12
+    assert models[1]._compiled_call_impl is None
+    assert run(toy(0, torch.float64), n_steps=3, checkpoint_dir=tmp_path)["resumed_from"] == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_compiled_on_a_gpu():
+    models = [toy(0), toy(0)]
+    plain = run(models[0], device="cuda")
+    with training.compiled(models[1]):
+        found = run(models[1], device="cuda")
+    rows = zip(plain["history"], found["history"], strict=True)
+    assert max(abs(a["loss"] - b["loss"]) for a, b in rows) <= 1e-3
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="one of: inductor, aot_eager, eager; got tvm"):
+        with training.compiled(toy(), "tvm"):
+            pass
+
+
+# ---------------------------------------------------------------- packing and arithmetic
+
+
+def test_packing_loses_nothing_and_wastes_little():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 17, (60,), generator=generator).tolist()
+    documents = [torch.full((n,), i + 1) for i, n in enumerate(lengths)]
+    packed = training.pack_documents(documents, 16)
+    ids, which = packed["input_ids"], packed["document_ids"]
+    assert sorted(ids[which >= 0].tolist()) == sorted(torch.cat(documents).tolist())
+    assert (ids[which < 0] == 0).all()
+    for row, numbers in zip(ids, which, strict=True):
+        for number in numbers[numbers >= 0].unique():
+            (document,) = row[numbers == number].unique()
+            assert (row == document).sum() == lengths[int(document) - 1], "whole and in one row"
+    assert len(ids) <= 1.3 * sum(lengths) / 16 + 1
+
+
+@pytest.mark.parametrize("lengths", [[3, 17], [0, 4]])
+def test_documents_that_do_not_fit_are_refused(lengths):
+    with pytest.raises(ValueError, match="lengths must be from 1 to 16, got"):
+        training.pack_documents([torch.zeros(n).long() for n in lengths], 16)
+
+
+def test_packed_training_is_padded_training():
+    from llmchain.pretrain.gpt import GPT, GPTConfig
+    from llmchain.pretrain.objectives import CausalObjective
+
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.tensor([9, 4, 7, 3, 5, 8])
+    ids = torch.randint(1, V, (6, 9), generator=generator)
+    padded = {"input_ids": ids, "attention_mask": (torch.arange(9) < lengths[:, None]).long()}
+    documents = [row[:n] for row, n in zip(ids, lengths, strict=True)]
+    packed = training.pack_documents(documents, 16)
+    assert len(packed["input_ids"]) == 3
+    models = [GPT(GPTConfig(V, 16, 2, 2, 8)).double() for _ in range(2)]
+    for model, batch in zip(models, (padded, packed), strict=True):
+        train(model, CausalObjective(), lambda step, b=batch: b, n_steps=4, schedule=schedule)
+    pairs = zip(models[0].parameters(), models[1].parameters(), strict=True)
+    assert max(float((a - b).detach().abs().max()) for a, b in pairs) <= 1e-10
+
+
+def test_operations_are_counted_as_torch_counts_them():
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from llmchain.pretrain.gpt import GPT, GPTConfig
+    from llmchain.pretrain.objectives import CausalObjective
+
+    model = GPT(GPTConfig(V, 24, 3, 2, 8))
+    n_matrix = 3 * 12 * 8**2 + V * 8
+    ids = torch.randint(V, (2, 24), generator=torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        backward_batch(model, CausalObjective(), {"input_ids": ids})
+    assert counter.get_total_flops() == 48 * training.flops_per_token(n_matrix, 3, 8, 24)
+    assert training.matmul_flops_per_second("bf16", size=64, n_rounds=1) > 0
+
+
+# ---------------------------------------------------------------- bad input, before any work
+
+
+def nothing_happened(model, before, folder):
+    return same(bits(model), before) and not (folder.exists() and any(folder.iterdir()))
+
+
+@pytest.mark.parametrize(
+    "rate, message",
+    [
+        (0.0, "the learning rate is 0 at every step"),
+        (-1e-3, "learning rate of step 0 is -0.001"),
+        (math.nan, "learning rate of step 0 is nan"),
+        (math.inf, "learning rate of step 0 is inf"),
+    ],
+)
+def test_a_rate_that_cannot_be_meant_is_refused(tmp_path, rate, message):
+    model = toy()
+    before = bits(model)
+    with pytest.raises(ValueError, match=f"train: {message}"):
+        run(model, schedule=lambda step: rate, checkpoint_dir=tmp_path)
+    assert nothing_happened(model, before, tmp_path)
+    with pytest.raises(ValueError, match="learning rate of step 11 is -1"):
+        run(model, schedule=lambda step: -1 if step == 11 else 1e-3)
+
+
+@pytest.mark.parametrize("ema", [-0.1, 1.0, math.nan])
+def test_an_average_that_cannot_be_meant_is_refused(ema):
+    with pytest.raises(ValueError, match="ema must be from 0 to under 1"):
+        run(toy(), ema=ema)
+
+
+def test_no_room_for_the_checkpoints_is_said_before_the_work(tmp_path, monkeypatch):
+    model = toy()
+    before, n_bytes = bits(model), 4 * sum(p.numel() for p in model.parameters())
+    usage = type("Usage", (), {"free": 9 * n_bytes - 1})
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match="train: checkpoints need .* MB in .* MB are free") as error:
+        run(model, checkpoint_dir=tmp_path / "new" / "run")
+    assert "\n" not in str(error.value) and nothing_happened(model, before, tmp_path)
+    usage.free = 9 * n_bytes
+    run(model, checkpoint_dir=tmp_path / "new" / "run", n_steps=2)
+    usage.free = 12 * n_bytes - 1
+    with pytest.raises(OSError, match="train: checkpoints need"):
+        run(toy(), checkpoint_dir=tmp_path / "average", n_steps=2, ema=0.9)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin", "last.ckpt"])
+def test_a_pickle_is_no_checkpoint(tmp_path, name):
+    model = toy()
+    before = bits(model)
+    (tmp_path / name).write_bytes(b"\x80\x04.")
+    with pytest.raises(ValueError, match=f"holds {name}, a pickle, which may run code"):
+        run(model, checkpoint_dir=tmp_path)
+    assert same(bits(model), before)
+
+
+def test_another_dtype_is_refused_and_left_alone(tmp_path):
+    interrupted(tmp_path)
+    model = toy(dtype=torch.float64)
+    before = bits(model)
+    with pytest.raises(ValueError, match="is torch.float32 there and torch.float64 in this model"):
+        run(model, checkpoint_dir=tmp_path)
+    assert same(bits(model), before)
+
+
+def test_a_checkpoint_of_a_fifth_kind_is_not_resumed(tmp_path):
+    "Loading into a model of another shape, directly."
+    model = toy()
+    optimizer = make_optimizer(model, 0.1, (0.9, 0.95))
+    state = {"step": 1, "history": [{"step": 0, "lr": 0.1}]}
+    path = training.save_checkpoint(tmp_path, model, optimizer, state)
+    other = toy(width=16)
+    with pytest.raises(ValueError, match=r"is \(40, 12\) there and \(40, 16\) in this model"):
+        training.load_checkpoint(path, other, make_optimizer(other, 0.1, (0.9, 0.95)))
+
+
+def test_data_with_nothing_to_learn_are_refused(tmp_path):
+    model = toy()
+    before = bits(model)
+
+    def padding(step):
+        return {k: v * 0 for k, v in batches(step).items()}
+
+    with pytest.raises(
+        ValueError, match="nothing to count in the batches of steps 0 to 9: only pad"
+    ):
+        train(
+            model, NextToken(), padding, n_steps=N_STEPS, schedule=schedule, checkpoint_dir=tmp_path
+        )
+    assert nothing_happened(model, before, tmp_path)
+    with pytest.raises(ValueError, match="nothing to count in the batches of steps 0 to 1"):
+        train(model, NextToken(), padding, n_steps=2, schedule=schedule)
+
+
+def test_an_empty_data_set_is_refused_before_the_first_step():
+    from llmchain.pretrain.objectives import clm_batch
+
+    model = toy()
+    before = bits(model)
+    with pytest.raises(ValueError, match="no items; the split is empty"):
+        train(
+            model, NextToken(), lambda s: clm_batch(np.zeros(0, np.uint16), s, 2, 8, 0),
+            n_steps=2, schedule=schedule,
+        )  # fmt: skip
+    assert same(bits(model), before)

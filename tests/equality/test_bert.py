@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from side_by_side import bert_config, gap_after_a_step, gradient_gap, loud, padding_mask
 from torch.testing import assert_close
 from transformers import BertForPreTraining, BertModel
@@ -193,3 +194,42 @@ def test_our_own_start_is_saved_whole(tmp_path):
     with torch.no_grad():
         gap = (ours(ids)[0] - theirs(input_ids=ids).prediction_logits).abs().max().item()
     assert gap <= 1e-5
+
+
+def packed_pairs(sizes):
+    "Two pairs in one row with padding behind, ours; each in a row of its own, theirs."
+    reference = make_reference(*sizes)
+    ours = from_hf(reference)
+    ids, types, _, labels, is_random = make_batch(*sizes[4:], "none")
+    lengths = [sizes[5] // 2, sizes[5] // 2 - 2]
+    rows = [[t[i, :n] for t in (ids, types, labels)] for i, n in enumerate(lengths)]
+    flat = [torch.cat(parts)[None] for parts in zip(*rows, strict=True)]
+    which = torch.arange(2).repeat_interleave(torch.tensor(lengths))[None]
+    ids, types, labels = (
+        F.pad(t, (0, 2), value=v) for t, v in zip(flat, (0, 0, -100), strict=True)
+    )
+    which = F.pad(which, (0, 2), value=-1)
+    positions = (labels.flatten() != -100).nonzero()[:, 0]
+    our_logits = ours(ids, types, positions=positions, document_ids=which)
+    theirs = [reference(input_ids=a[None], token_type_ids=b[None]) for a, b, _ in rows]
+    picked = [t.prediction_logits[0][r[2] != -100] for t, r in zip(theirs, rows, strict=True)]
+    nsp = torch.cat([t.seq_relationship_logits for t in theirs])
+    answers = labels.flatten()[positions], is_random[:2]
+    return ours, reference, our_logits, (torch.cat(picked), nsp), answers
+
+
+@pytest.mark.parametrize("sizes", SIZES[1:])
+def test_packed_pairs_are_theirs_alone(sizes):
+    ours, reference, our_logits, their_logits, answers = packed_pairs(sizes)
+    for mine, theirs in zip(our_logits, their_logits, strict=True):
+        assert (mine - theirs).abs().max() <= 1e-10
+    our_loss, their_loss = shared_loss(*our_logits, *answers), shared_loss(*their_logits, *answers)
+    our_loss.backward()
+    their_loss.backward()
+    assert gradient_gap(ours, reference, bert_pretraining_names(sizes[0])) <= 1e-9
+
+
+def test_packed_adamw_step():
+    ours, reference, our_logits, their_logits, answers = packed_pairs(SIZES[1])
+    losses = shared_loss(*our_logits, *answers), shared_loss(*their_logits, *answers)
+    assert gap_after_a_step(ours, reference, *losses, bert_pretraining_names(SIZES[1][0])) <= 1e-10

@@ -14,7 +14,9 @@ from llmchain.pretrain.gpt import (
     gpt_names,
     initialize,
     next_token_probabilities,
+    penalize_repetition,
 )
+from llmchain.pretrain.objectives import CausalObjective, causal_lm_sums
 
 SIZES = [(1, 1, 8, 11, 5), (2, 4, 32, 97, 24), (3, 2, 48, 211, 16)]  # layers, heads, C, V, block
 PADDINGS = ["none", "right", "left"]
@@ -163,3 +165,92 @@ def test_sampling_filters_are_theirs(temperature, top_k, top_p):
         expected = TopPLogitsWarper(top_p)(None, expected)
     ours = next_token_probabilities(logits, temperature, top_k, top_p)
     assert_close(ours, expected.softmax(-1), atol=1e-12, rtol=0)
+
+
+def packed_row(block_size, vocab_size):
+    "Three documents in one row and padding behind them; and each in a row of its own."
+    generator = torch.Generator().manual_seed(2)
+    lengths = [block_size // 2 - 1, block_size // 4, block_size // 4 - 1]
+    documents = [torch.randint(vocab_size, (n,), generator=generator) for n in lengths]
+    ids = torch.zeros(1, block_size, dtype=torch.long)
+    which = torch.full((1, block_size), -1)
+    ids[0, : sum(lengths)] = torch.cat(documents)
+    which[0, : sum(lengths)] = torch.arange(3).repeat_interleave(torch.tensor(lengths))
+    return ids, which, documents
+
+
+@pytest.mark.parametrize("sizes", SIZES[1:])
+def test_packed_documents_are_theirs_alone(sizes):
+    reference = make_reference(*sizes)
+    ours = GPT.from_hf(reference)
+    ids, which, documents = packed_row(sizes[4], sizes[3])
+    with torch.no_grad():
+        packed = ours(ids, document_ids=which)[0]
+        for number, document in enumerate(documents):
+            theirs = reference(document[None]).logits[0]
+            assert (packed[which[0] == number] - theirs).abs().max() <= 1e-10
+        assert packed.isfinite().all(), "padding sees padding, and never nothing"
+
+
+def packed_and_alone(sizes):
+    reference = make_reference(*sizes)
+    ours = GPT.from_hf(reference)
+    ids, which, documents = packed_row(sizes[4], sizes[3])
+    batch = {"input_ids": ids, "document_ids": which}
+    n = CausalObjective().counts(batch)["clm"]
+    assert n == sum(len(d) - 1 for d in documents)
+    our_loss = CausalObjective().sums(ours, batch)["clm"] / n
+    alone = [causal_lm_sums(reference(d[None]).logits, d[None])[0] for d in documents]
+    return ours, reference, our_loss, sum(alone) / n
+
+
+@pytest.mark.parametrize("sizes", SIZES[1:])
+def test_packed_loss_and_every_gradient(sizes):
+    ours, reference, our_loss, their_loss = packed_and_alone(sizes)
+    assert abs(our_loss.item() / their_loss.item() - 1) <= 1e-9
+    our_loss.backward()
+    their_loss.backward()
+    assert gradient_gap(ours, reference, gpt_names(sizes[0]), GPT_TRANSPOSED) <= 1e-9
+
+
+def test_packed_adamw_step():
+    names = gpt_names(SIZES[1][0])
+    assert gap_after_a_step(*packed_and_alone(SIZES[1]), names, GPT_TRANSPOSED) <= 1e-10
+
+
+@pytest.mark.parametrize("parts", [[4, 1, 1, 1], [1] * 7, [3, 4], [2, 5]])
+def test_the_cache_gives_the_logits_of_the_whole(parts):
+    "One token at a time, or several at once."
+    ours = GPT.from_hf(make_reference(*SIZES[1]))
+    ids = make_batch(*SIZES[1][3:], "none")[0][:, :7]
+    cache = ours.new_cache()
+    with torch.no_grad():
+        found = [ours.logits(ours.hidden(part, cache=cache)) for part in ids.split(parts, dim=1)]
+        assert (torch.cat(found, 1) - ours(ids)).abs().max() <= 1e-10
+    assert cache[0].n_tokens == 7
+
+
+@pytest.mark.parametrize("temperature, penalty", [(0.0, 1.0), (1.0, 1.0), (0.8, 1.5)])
+@pytest.mark.parametrize("n_new", [15, 40])  # 40 goes beyond the context of 24
+def test_tokens_are_the_same_with_and_without_a_cache(temperature, penalty, n_new):
+    ours = GPT.from_hf(make_reference(*SIZES[1]))
+    ids = make_batch(*SIZES[1][3:], "none")[0][:, :4]
+    texts = [
+        generate(
+            ours, ids, n_new, temperature, top_k=20, top_p=0.95, repetition_penalty=penalty,
+            generator=torch.Generator().manual_seed(5), cached=cached,
+        )
+        for cached in (True, False)
+    ]  # fmt: skip
+    assert torch.equal(*texts)
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.0, 1.8])
+def test_the_penalty_is_theirs(penalty):
+    from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
+
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(20, 33, generator=generator).double()
+    seen = torch.randint(33, (20, 12), generator=generator)  # with repetitions
+    theirs = RepetitionPenaltyLogitsProcessor(penalty)(seen, logits.clone())
+    assert_close(penalize_repetition(logits, seen, penalty), theirs, atol=0, rtol=0)

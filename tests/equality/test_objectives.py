@@ -13,6 +13,10 @@ from llmchain.pretrain.objectives import (
     cross_entropy,
     cross_entropy_gradient,
     mse,
+    seq2seq_sums,
+    shift_right,
+    z_loss,
+    z_loss_gradient,
 )
 
 
@@ -38,8 +42,7 @@ def test_cross_entropy_is_torch_s(generator, smoothing):
     print(f"max |Δloss| = {abs(nats - expected):.1e}, max |Δgradient| = {(g - r).abs().max():.1e}")
     assert int(count) == int((labels != -100).sum())
     assert relative(nats, expected) < 1e-12 and relative(g, r) < 1e-12
-    if not smoothing:
-        assert relative(cross_entropy_gradient(logits, labels), r) < 1e-12
+    assert relative(cross_entropy_gradient(logits, labels, -100, smoothing), r) < 1e-12
 
 
 def test_gradcheck(generator):
@@ -51,6 +54,47 @@ def test_gradcheck(generator):
     assert torch.autograd.gradcheck(lambda z: cross_entropy(z, labels, -100, 0.2)[0], (z,))
     assert torch.autograd.gradcheck(lambda z: mse(z, target)[0], (z,))
     assert torch.autograd.gradcheck(lambda z: binary_cross_entropy(z[:, 0], bits)[0], (z,))
+
+
+def test_z_loss_by_hand(generator):
+    z = 3 * torch.randn(6, 4, dtype=torch.float64, generator=generator)
+    z.requires_grad_()
+    labels = torch.tensor([0, 1, -100, 3, 2, 2])
+    assert torch.autograd.gradcheck(lambda z: z_loss(z, labels)[0], (z,))
+    (auto,) = torch.autograd.grad(z_loss(z, labels)[0], z)
+    assert relative(z_loss_gradient(z.detach(), labels), auto) < 1e-13
+    lifted = torch.autograd.grad(z_loss(z + 2, labels)[0], z)[0]
+    assert float(lifted.sum()) > float(auto.sum()), "a lifted row is pushed down harder"
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_seq2seq_is_that_of_transformers(generator, smoothing):
+    from transformers import BartConfig, BartForConditionalGeneration
+    from transformers.models.bart.modeling_bart import shift_tokens_right
+
+    sizes = dict(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2)
+    sizes |= dict(decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, vocab_size=40)
+    torch.manual_seed(0)
+    model = BartForConditionalGeneration(
+        BartConfig(**sizes, max_position_embeddings=20, dropout=0.0)
+    ).double()
+    model.eval()
+    source = torch.randint(4, 40, (3, 9), generator=generator)
+    labels = torch.randint(4, 40, (3, 7), generator=generator)
+    labels[1, 4:] = -100
+    read = shift_right(labels, model.config.decoder_start_token_id, model.config.pad_token_id)
+    theirs = shift_tokens_right(
+        labels, model.config.pad_token_id, model.config.decoder_start_token_id
+    )
+    assert torch.equal(read, theirs)
+    logits = model(input_ids=source, decoder_input_ids=read).logits
+    nats, count = seq2seq_sums(logits, labels, smoothing)
+    flat = logits.flatten(0, 1), labels.flatten()
+    reference = F.cross_entropy(*flat, reduction="mean", label_smoothing=smoothing)
+    assert relative(nats / count, reference) < 1e-12
+    if not smoothing:
+        assert relative(nats / count, model(input_ids=source, labels=labels).loss) < 1e-12
+        assert compare(model, nats / count, model(input_ids=source, labels=labels).loss) < 1e-9
 
 
 def test_mse_and_binary_are_torch_s(generator):

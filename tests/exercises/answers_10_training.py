@@ -23,22 +23,22 @@ def nan_spreads(means, counts):
     return sum(m * n for m, n in zip(means, counts, strict=True)) / sum(counts)
 
 
-def stable(step, n_steps, n_warmup, n_decay, lr):
-    if step < n_warmup:
-        return lr * (step + 1) / n_warmup
-    return lr * min(1.0, (n_steps - step) / n_decay)
+def trunk_and_decays(lengths, share):
+    decays = [int(share * n) for n in lengths]
+    trunk = max((n - d for n, d in zip(lengths, decays, strict=True)), default=0)
+    return sum(lengths), trunk + sum(decays)
 
 
-def starts_at_zero(step, n_steps, n_warmup, n_decay, lr):
-    return lr * min(step / n_warmup, 1.0, (n_steps - step) / n_decay)
+def only_the_longest(lengths, share):
+    return sum(lengths), max(lengths, default=0)
 
 
-def reaches_zero_a_step_early(step, n_steps, n_warmup, n_decay, lr):
-    return lr * min((step + 1) / n_warmup, 1.0, (n_steps - 1 - step) / n_decay)
+def trunk_of_the_whole_length(lengths, share):
+    return sum(lengths), max(lengths, default=0) + sum(int(share * n) for n in lengths)
 
 
-def never_falls(step, n_steps, n_warmup, n_decay, lr):
-    return lr * min((step + 1) / n_warmup, 1.0)
+def decays_forgotten(lengths, share):
+    return sum(lengths), max((n - int(share * n) for n in lengths), default=0)
 
 
 def blocks(tokens, places):
@@ -70,10 +70,10 @@ def single_tokens(tokens, step, seed):
     return torch.from_numpy(np.random.default_rng([seed, step]).choice(tokens, (4, 8)))
 
 
-RIGHT = {1: token_mean, 2: stable, 3: pure}
+RIGHT = {1: token_mean, 2: trunk_and_decays, 3: pure}
 WRONG = {
     1: [mean_of_means, mean_of_means_without_empty, nan_spreads, math.nan],
-    2: [starts_at_zero, reaches_zero_a_step_early, never_falls, 1e-3],
+    2: [only_the_longest, trunk_of_the_whole_length, decays_forgotten, 220],
     3: [
         sum_of_seeds,
         ignores_the_step,
