@@ -496,8 +496,11 @@ def train_distributed(
     how |= {"device": device, "backward": backward_ranks}
     own = rank_seed(seed, own_rank()[0])
     rows = training_steps(wrapped, optimizer, objective, rows_of, schedule, steps, own, **how)
-    rows, saving = counted_together(rows, device), (save_sharded, sharded_fault)
-    follow_steps(rows, model, optimizer, state, n_steps, folder, checkpoint_every, on_step, *saving)
+    rows = counted_together(rows, device)
+    saving = {"save": save_sharded, "fault": sharded_fault}
+    follow_steps(
+        rows, model, optimizer, state, n_steps, folder, checkpoint_every, on_step, **saving
+    )
     result = {k: state[k] for k in ("history", "seconds", "tokens", "skipped")}
     return result | {"resumed_from": resumed_from}
 

@@ -780,9 +780,9 @@ def follow_steps(
     folder: Path | None,  # where checkpoints go; None: none are written
     every: int,  # steps between checkpoints; 0: only one, at the end
     on_step: Callable[[int, dict], None] | None,  # sees each step and its row
+    average: dict[str, Tensor] | None = None,  # of the weights, is saved with them
     save: Callable = save_checkpoint,  # writes a checkpoint
     fault: Callable[[Path], str | None] = checkpoint_fault,  # what is wrong with one
-    average: dict[str, Tensor] | None = None,  # of the weights, is saved with them
 ) -> None:
     "Book every step, show it, and save when it is time."
     kept = {} if average is None else {"average": average}
