@@ -1086,8 +1086,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'llmchain/pretrain/transformer.py'),
                                                'llmchain.pretrain.transformer.shared_heads': ( '02_pretraining/transformer.html#shared_heads',
                                                                                                'llmchain/pretrain/transformer.py'),
-                                               'llmchain.pretrain.transformer.shift_right': ( '02_pretraining/transformer.html#shift_right',
-                                                                                              'llmchain/pretrain/transformer.py'),
                                                'llmchain.pretrain.transformer.sinusoids': ( '02_pretraining/transformer.html#sinusoids',
                                                                                             'llmchain/pretrain/transformer.py'),
                                                'llmchain.pretrain.transformer.softmax_saturation': ( '02_pretraining/transformer.html#softmax_saturation',

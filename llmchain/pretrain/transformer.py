@@ -9,7 +9,7 @@ __all__ = ['ACTIVATIONS', 'INSIDE_LLAMA', 'INSIDE_MARIAN', 'softmax_saturation',
            'LayerCache', 'KVCache', 'Attention', 'split_heads', 'make_norm', 'TransformerBlock', 'InputEmbedding',
            'Stack', 'Decoder', 'EncoderDecoder', 'count_parameters', 'count_flops', 'generate_cached', 'cache_bytes',
            'llama_names', 'marian_names', 'refuse_differences', 'llama_config', 'marian_config', 'llama_sizes',
-           'marian_sizes', 'from_hf', 'to_hf', 'shift_right', 'Seq2SeqObjective', 'write_greedily', 'attention_maps']
+           'marian_sizes', 'from_hf', 'to_hf', 'Seq2SeqObjective', 'write_greedily', 'attention_maps']
 
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #6a05c589
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from llmchain.pretrain.gpt import (
     next_token_probabilities,
     to_hf_weights,
 )
-from .objectives import cross_entropy
+from .objectives import seq2seq_sums
 
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #c054f47d
 def softmax_saturation(
@@ -980,17 +980,6 @@ def to_hf(
     return new_hf_model(kind, config, to_hf_weights(model.state_dict(), names), tied)
 
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #c4c992e9
-def shift_right(
-    labels: Tensor,  # (B, T) target tokens, -100 where nothing is asked
-    start_token_id: int,  # what the decoder reads first
-    pad_token_id: int,  # what it reads in place of -100
-) -> Tensor:  # (B, T) decoder_input_ids
-    "The decoder reads the target, one place late (Vaswani et al. 2017, fig. 1)."
-    start = torch.full_like(labels[:, :1], start_token_id)
-    shifted = torch.cat([start, labels[:, :-1]], dim=1)
-    return shifted.masked_fill(shifted == -100, pad_token_id)
-
-
 class Seq2SeqObjective:
     "A target text given a source, as the training loop sees it: counts and sums, never means."
 
@@ -1008,7 +997,7 @@ class Seq2SeqObjective:
     ) -> dict[str, Tensor]:  # {"seq2seq": () nats, summed}
         "Forward pass and summed loss of one batch."
         logits = model(batch["input_ids"], batch["decoder_input_ids"], batch.get("attention_mask"))
-        return {"seq2seq": cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())[0]}
+        return {"seq2seq": seq2seq_sums(logits, batch["labels"])[0]}
 
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #041e361b
 @torch.inference_mode()

@@ -208,14 +208,6 @@ MUTANTS = [
         killed_by=EQUAL + "test_marian_states_and_logits[gelu-none]",
     ),
     dict(
-        name="target_not_shifted",
-        module=MODULE,
-        old="shifted = torch.cat([start, labels[:, :-1]], dim=1)",
-        new="shifted = labels.clone()",
-        why="The decoder reads what it is asked for: loss zero, and it cannot write.",
-        killed_by=UNIT + "test_the_target_goes_in_one_place_late",
-    ),
-    dict(
         name="gate_not_counted",
         module=MODULE,
         old="n_up = 2 if c.gated else 1",
