@@ -212,6 +212,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'llmchain.data.dedup.choose_kept': ('01_data/deduplicate.html#choose_kept', 'llmchain/data/dedup.py'),
                                      'llmchain.data.dedup.clusters': ('01_data/deduplicate.html#clusters', 'llmchain/data/dedup.py'),
                                      'llmchain.data.dedup.covered': ('01_data/deduplicate.html#covered', 'llmchain/data/dedup.py'),
+                                     'llmchain.data.dedup.deal_out': ('01_data/deduplicate.html#deal_out', 'llmchain/data/dedup.py'),
                                      'llmchain.data.dedup.distinct_in_rows': ( '01_data/deduplicate.html#distinct_in_rows',
                                                                                'llmchain/data/dedup.py'),
                                      'llmchain.data.dedup.document_keys': ( '01_data/deduplicate.html#document_keys',
