@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['STRATEGIES', 'ring_all_reduce', 'own_rank', 'rank_rows', 'rank_seed', 'rank_batches', 'sum_over_ranks',
            'gradients_sent', 'backward_ranks', 'clm_recipe', 'check_same_weights', 'distribute', 'local_part', 'whole',
-           'resident_bytes', 'sharded_tensors', 'check_space', 'barrier', 'publish_checkpoint', 'save_sharded',
-           'sharded_fault', 'check_fits', 'make_moments', 'load_sharded', 'begin_or_resume_ranks', 'check_before_work',
-           'counted_together', 'train_distributed', 'named_function', 'process_group', 'end_with_parent', 'main',
-           'failure_line', 'agent_kept_quiet', 'last_words_in', 'following', 'check_launch', 'launch', 'gradient_job',
-           'train_job', 'jobs_in_turn']
+           'resident_bytes', 'sharded_tensors', 'check_space', 'barrier', 'save_sharded', 'sharded_fault', 'check_fits',
+           'make_moments', 'load_sharded', 'begin_or_resume_ranks', 'check_before_work', 'counted_together',
+           'train_distributed', 'named_function', 'process_group', 'end_with_parent', 'main', 'failure_line',
+           'agent_kept_quiet', 'last_words_in', 'following', 'check_launch', 'launch', 'gradient_job', 'train_job',
+           'jobs_in_turn']
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #4db590b3
 import ctypes
@@ -59,10 +59,10 @@ from llmchain.pretrain.training import (
     model_tensors,
     newest_checkpoint,
     optimizer_tensors,
+    publish_checkpoint,
     sha256,
     split_batch,
     step_randomness,
-    sync,
     to_device,
     training_steps,
     warmup_cosine,
@@ -295,26 +295,6 @@ def barrier() -> None:
     "Wait until all ranks are here."
     if dist.is_initialized():
         dist.barrier()
-
-# %% ../../nbs/02_pretraining/40_distributed.ipynb #d5ca12b4
-def publish_checkpoint(
-    aside: Path,  # holds the shards
-    target: Path,  # where the checkpoint will lie
-    state: dict,  # JSON
-    keep: int,  # newest checkpoints that stay (at least 1)
-) -> None:
-    "What one rank does for all: state, manifest, rename, and away with the oldest."
-    (aside / "state.json").write_text(json.dumps(state))
-    hashes = {path.name: sha256(path) for path in sorted(aside.iterdir())}
-    (aside / "manifest.json").write_text(json.dumps({"step": state["step"], "sha256": hashes}))
-    for path in [*aside.iterdir(), aside]:
-        sync(path)
-    if target.exists():  # only one that did not verify can be in the way
-        target.rename(target.with_name(f".broken_{target.name}"))
-    aside.rename(target)
-    sync(target.parent)
-    for old in sorted(target.parent.glob("step_*"))[:-keep]:
-        shutil.rmtree(old.rename(old.with_name(f".old_{old.name}")))
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #a3223e12
 def save_sharded(

@@ -7,11 +7,11 @@ __all__ = ['NEWTON_SCHULZ', 'PICKLES', 'Objective', 'split_batch', 'to_device', 
            'pack_documents', 'adamw_update', 'orthogonalize', 'muon_update', 'inner_matrices', 'parameter_groups',
            'Muon', 'make_optimizer', 'warmup_cosine', 'warmup_stable_decay', 'train_step', 'step_randomness',
            'modes_kept', 'evaluate_mean', 'ema_decay', 'begin_average', 'update_average', 'weights_of', 'measuring',
-           'model_tensors', 'optimizer_tensors', 'sha256', 'sync', 'save_checkpoint', 'checkpoint_fault',
-           'newest_checkpoint', 'load_checkpoint', 'check_resumable', 'check_folder', 'begin_or_resume', 'n_tokens',
-           'training_steps', 'naming_last_checkpoint', 'is_due', 'record', 'averaged', 'evaluated', 'follow_steps',
-           'check_settings', 'steps_left', 'run_config', 'results', 'train', 'recomputed', 'flops_per_token',
-           'matmul_flops_per_second', 'compiled']
+           'model_tensors', 'optimizer_tensors', 'sha256', 'sync', 'publish_checkpoint', 'save_checkpoint',
+           'checkpoint_fault', 'newest_checkpoint', 'load_checkpoint', 'check_resumable', 'check_folder',
+           'begin_or_resume', 'n_tokens', 'training_steps', 'naming_last_checkpoint', 'is_due', 'record', 'averaged',
+           'evaluated', 'follow_steps', 'check_settings', 'steps_left', 'run_config', 'results', 'train', 'recomputed',
+           'flops_per_token', 'matmul_flops_per_second', 'compiled']
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #37c8bcfa
 import hashlib
@@ -494,6 +494,26 @@ def sync(
     finally:
         os.close(handle)
 
+# %% ../../nbs/02_pretraining/10_training.ipynb #b2d4f6a1
+def publish_checkpoint(
+    aside: Path,  # holds the tensors
+    target: Path,  # where the checkpoint will lie
+    state: dict,  # JSON
+    keep: int,  # newest checkpoints that stay (at least 1)
+) -> None:
+    "What one rank does for all: state, manifest, rename, and away with the oldest."
+    (aside / "state.json").write_text(json.dumps(state))
+    hashes = {path.name: sha256(path) for path in sorted(aside.iterdir())}
+    (aside / "manifest.json").write_text(json.dumps({"step": state["step"], "sha256": hashes}))
+    for path in [*aside.iterdir(), aside]:
+        sync(path)
+    if target.exists():  # only one that did not verify can be in the way
+        target.rename(target.with_name(f".broken_{target.name}"))
+    aside.rename(target)
+    sync(target.parent)
+    for old in sorted(target.parent.glob("step_*"))[:-keep]:
+        shutil.rmtree(old.rename(old.with_name(f".old_{old.name}")))
+
 # %% ../../nbs/02_pretraining/10_training.ipynb #c4f67598
 def save_checkpoint(
     folder: Path,  # where the checkpoints of this run lie
@@ -517,17 +537,7 @@ def save_checkpoint(
                 f"{broken[0]} is not finite after step {last['step']}, learning rate {last['lr']:.3g}"
             )
         save_file({k: v.contiguous() for k, v in tensors.items()}, aside / f"{name}.safetensors")
-    (aside / "state.json").write_text(json.dumps(state))
-    hashes = {path.name: sha256(path) for path in sorted(aside.iterdir())}
-    (aside / "manifest.json").write_text(json.dumps({"step": state["step"], "sha256": hashes}))
-    for path in [*aside.iterdir(), aside]:
-        sync(path)
-    if target.exists():  # only one that did not verify can be in the way
-        target.rename(folder / f".broken_{target.name}")
-    aside.rename(target)
-    sync(folder)
-    for old in sorted(folder.glob("step_*"))[:-keep]:
-        shutil.rmtree(old.rename(folder / f".old_{old.name}"))
+    publish_checkpoint(aside, target, state, keep)
     return target
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #4ac5f503

@@ -304,7 +304,7 @@ def test_out_of_memory_is_said(project: Project) -> None:
 
 
 def test_diverged_training_names_step_and_rate(project: Project) -> None:
-    body = TRAINING.replace("lambda s: 1e-2", "lambda s: 1e-2 if s < 30 else float('inf')")
+    body = TRAINING.replace("lambda s: 1e-2", "lambda s: 1e-2 if s < 30 else 1e38")
     text = chapter("01_first", makes="corpus/raw", body=body)
     project.put("01_first", text.replace("from llmchain.workbench.chapter", "import torch\\nfrom llmchain.workbench.chapter"))  # fmt: skip
     error = project.summary("01")["chapters"][0]["error"]

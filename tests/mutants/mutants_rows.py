@@ -56,10 +56,10 @@ MUTANTS = [
     ),
     dict(
         name="places_in_characters",
-        module=MODULE,
-        old="at += len(line)",
-        new="at += len(line.decode())",
+        module="llmchain.workbench.rows",
+        old="self.places[-1] + len(line)",
+        new="self.places[-1] + len(line.decode())",
         why="Places are counted in characters: right for English, and behind the first é every row is torn.",
-        killed_by=ROWS + "test_rows_on_disk_behave_like_a_list",
+        killed_by="tests/test_artifact_rows.py::test_lines_end_at_line_feeds_alone_and_each_look_begins_anew",
     ),
 ]
