@@ -90,16 +90,16 @@ def ours(data: Path, folder: Path, held: Held) -> dict[str, Any]:
     timing = rows(lambda step: 0.0, range(6))
     n_steps = race.planned(lambda number: next(timing))
     schedule = lambda step: warmup_cosine(step, n_steps, n_steps // 20, 1e-3, 1e-4)  # noqa: E731
-    done, tokens = 0, 0
+    done = 0
     for row in rows(schedule, range(n_steps)):
         race.seconds += row["seconds"]
-        done, tokens = done + 1, tokens + row["tokens"]
+        done += 1
         if (
             done % max(1, n_steps // clm.EVALUATIONS) == 0 and done > n_steps // 3
         ) or done == n_steps:
-            if race.measured(done, tokens):
+            if race.measured():
                 break
-    return race.told(done, tokens)
+    return race.told(done, done * BATCH * CONTEXT)
 
 
 def trainer(data: Path, folder: Path, held: Held, bf16: bool) -> dict[str, Any]:
