@@ -32,7 +32,7 @@ def main(who: str, folder: Path, data: Path) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from llmchain.pretrain.gpt import from_hf, generate
+    from llmchain.pretrain.gpt import GPT, generate
     from llmchain.pretrain.objectives import load_clm
 
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -41,7 +41,7 @@ def main(who: str, folder: Path, data: Path) -> dict[str, Any]:
     starts = np.arange(40) * (len(stream) // 41)
     prompts = torch.from_numpy(stream[starts[:, None] + np.arange(PROMPT)].astype(np.int64))
     batches = [*prompts[:8].split(1), *prompts[8:].split(8)]
-    model = from_hf(theirs)
+    model = GPT.from_hf(theirs)
     settings = {"max_new_tokens": n_new, "do_sample": False, "pad_token_id": 0}
     theirs.generation_config.eos_token_id = None  # both write to the end of the context
 
