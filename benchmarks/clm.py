@@ -7,7 +7,7 @@ measured, the same way for all, on the same held-out tokens.
 
 Learning rates fall to the end of a budget, so everybody has one: steps are timed first, and as many are planned as fit.
 The Trainer has its defaults but for the learning rate (its own, 5e-5, is one for fine-tuning). Who is not under the
-target when the budget ends is given the budget as its time, and `quality` says so; ours fails then."""
+target when the budget ends keeps the time that it took, and `quality` says so; ours fails then."""
 
 import json
 import math
@@ -52,22 +52,42 @@ def commands(folder: Path) -> dict[str, list[list[str]]]:
 
 
 class Race:
-    """Calls to `step(number)` until the budget or the target; the clock stands while it measures."""
+    """The clock of one contender and what it runs for; the first one sets the target of the round."""
 
-    def __init__(self, who: str, folder: Path, loss: Callable[[], float]) -> None:
-        self.who, self.file, self.loss = who, folder / "target.json", loss
-        known = self.file.is_file() and who != "nanogpt"
-        self.target = json.loads(self.file.read_text())["loss"] if known else -math.inf
+    def __init__(
+        self, folder: Path, loss: Callable[[], float], budget: float, sets_target: bool = False
+    ) -> None:
+        self.file, self.loss, self.budget = folder / "target.json", loss, budget
+        self.sets_target = sets_target
+        self.target = -math.inf if sets_target else json.loads(self.file.read_text())["loss"]
         self.seconds, self.curve = 0.0, []  # type: ignore[var-annotated]
 
     def planned(self, step: Callable[[int], Any], n: int = 6) -> int:
-        """Steps that fit into the budget, from the time of the fastest of a few."""
+        """Steps that fit into the budget, from the median time of a few."""
         times = []
         for number in range(n):
             begun = time.perf_counter()
             step(number)
             times.append(time.perf_counter() - begun)
-        return max(EVALUATIONS, int(BUDGETS[self.who] / sorted(times)[n // 2]))
+        return max(EVALUATIONS, int(self.budget / sorted(times)[n // 2]))
+
+    def is_due(self, done: int, n_steps: int) -> bool:
+        """Measure at the end, and from a third of the way on now and then, if there is a target."""
+        now = done > n_steps // 3 and done % max(1, n_steps // EVALUATIONS) == 0
+        return done == n_steps or (now and not self.sets_target)
+
+    def follow(self, rows: Callable[..., Iterator[dict]], lr: float) -> int:
+        """Steps that our loop takes to the target; `rows(schedule, steps)` is the loop."""
+        from llmchain.pretrain.training import warmup_cosine
+
+        timing = rows(lambda step: 0.0, range(6))
+        n_steps = self.planned(lambda number: next(timing))
+        schedule = lambda step: warmup_cosine(step, n_steps, n_steps // 20, lr, lr / 10)  # noqa: E731
+        for done, row in enumerate(rows(schedule, range(n_steps)), 1):
+            self.seconds += row["seconds"]
+            if self.is_due(done, n_steps) and self.measured():
+                return done
+        sys.exit(f"ours ends at {self.curve[-1][1]:.4f}, not under {self.target:.4f}")
 
     def measured(self) -> bool:
         """Measure; True when the race is over for this contender."""
@@ -77,12 +97,10 @@ class Race:
     def told(self, n_steps: int, tokens: int) -> dict[str, Any]:
         """The result as the benchmark prints it."""
         loss = self.curve[-1][1]
-        if self.who == "nanogpt":
-            self.file.write_text(json.dumps({"loss": loss, "steps": n_steps}))
-        elif loss > self.target and self.who == "ours":
-            sys.exit(f"clm: ours ends at {loss:.4f}, not under {self.target:.4f}")
         quality: dict[str, Any] = {"loss": round(loss, 4)}
-        if self.who != "nanogpt":
+        if self.sets_target:
+            self.file.write_text(json.dumps({"loss": loss, "steps": n_steps}))
+        else:
             quality |= {"target": round(self.target, 4), "under_target": loss <= self.target}
         quality |= {"steps": n_steps, "tokens_per_second": round(tokens / self.seconds)}
         return {"value": self.seconds, "quality": quality}
@@ -170,7 +188,7 @@ def nanogpt(train: Any, windows: Any, vocab_size: int, folder: Path) -> dict[str
 
     torch.manual_seed(0)
     model = Model()
-    race = Race("nanogpt", folder, lambda: mean_loss(model, windows))
+    race = Race(folder, lambda: mean_loss(model, windows), BUDGETS["nanogpt"], sets_target=True)
     matrices = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -205,29 +223,20 @@ def ours(train: Any, windows: Any, vocab_size: int, folder: Path) -> dict[str, A
 
     from llmchain.pretrain.gpt import GPT, GPTConfig, choose_precision
     from llmchain.pretrain.objectives import CausalObjective, clm_batch
-    from llmchain.pretrain.training import make_optimizer, training_steps, warmup_cosine
+    from llmchain.pretrain.training import make_optimizer, training_steps
 
     sizes = {"n_layer": DEPTH, "n_head": HEADS, "n_embd": WIDTH, "block_size": CONTEXT}
     config = GPTConfig(vocab_size=vocab_size, dropout=0.0, **sizes)
     model = GPT(config, torch.Generator().manual_seed(0))
     stream, precision = np.asarray(train), choose_precision("auto")
-    race = Race("ours", folder, lambda: mean_loss(model.eval(), windows))
+    race = Race(folder, lambda: mean_loss(model.eval(), windows), BUDGETS["ours"])
 
     def rows(schedule: Callable[[int], float], steps: range) -> Iterator[dict]:
         optimizer = make_optimizer(model, 0.1, (0.9, 0.99), muon=7.0)
         batches = lambda step: clm_batch(stream, step, BATCH, CONTEXT, 0)  # noqa: E731
         return training_steps(model, optimizer, CausalObjective(), batches, schedule, steps, precision=precision)  # fmt: skip
 
-    timing = rows(lambda step: 0.0, range(6))
-    n_steps = race.planned(lambda number: next(timing))
-    schedule = lambda step: warmup_cosine(step, n_steps, n_steps // 20, 3e-3, 3e-4)  # noqa: E731
-    done = 0
-    for row in rows(schedule, range(n_steps)):
-        race.seconds += row["seconds"]
-        done += 1
-        if done % max(1, n_steps // EVALUATIONS) == 0 or done == n_steps:
-            if done > n_steps // 3 and race.measured():
-                break
+    done = race.follow(rows, lr=3e-3)
     return race.told(done, done * BATCH * CONTEXT)
 
 
@@ -241,7 +250,9 @@ def trainer(train: Any, windows: Any, vocab_size: int, folder: Path) -> dict[str
     sizes = {"n_layer": DEPTH, "n_head": HEADS, "n_embd": WIDTH, "n_positions": CONTEXT}
     off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, **sizes, **off))
-    race = Race("trainer", folder, lambda: mean_loss(lambda ids: model(ids).logits, windows))
+    race = Race(
+        folder, lambda: mean_loss(lambda ids: model(ids).logits, windows), BUDGETS["trainer"]
+    )
     drawn = blocks(train)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
@@ -274,16 +285,11 @@ def run_trainer(model: Any, rows: list, race: Race, n_steps: int, batch: int, **
         def on_step_end(
             self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
         ) -> Any:
-            done = state.global_step
-            if done % max(1, n_steps // EVALUATIONS) and done < n_steps:
+            if not race.is_due(state.global_step, n_steps):
                 return control
             race.seconds += time.perf_counter() - self.begun
-            if race.target == -math.inf and done < n_steps:  # nothing to be reached yet
-                self.begun = time.perf_counter()
-                return control
             model.eval()
-            if (done > n_steps // 3 or done == n_steps) and race.measured():
-                control.should_training_stop = True
+            control.should_training_stop |= race.measured()
             model.train()
             self.begun = time.perf_counter()
             return control

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-import clm
 from clm import Race, artifact, run_trainer
 
 UNIT = "seconds of training to the masked-word loss of the Trainer after 120 s"
@@ -21,7 +20,7 @@ WARM_UP = False
 SECONDS = 120.0
 BATCH, CONTEXT, WIDTH, DEPTH, HEADS = 16, 256, 256, 4, 4
 HELD_OUT = 256  # pairs
-clm.BUDGETS |= {"ours": 34.0, "trainer": SECONDS, "trainer bf16": SECONDS}
+OUR_BUDGET = 34.0
 
 
 def commands(folder: Path) -> dict[str, list[list[str]]]:
@@ -73,32 +72,21 @@ def ours(data: Path, folder: Path, held: Held) -> dict[str, Any]:
     from llmchain.pretrain.bert import BertConfig, BertPretraining
     from llmchain.pretrain.gpt import choose_precision
     from llmchain.pretrain.objectives import MaskedObjective, load_mlm, mlm_batch
-    from llmchain.pretrain.training import make_optimizer, training_steps, warmup_cosine
+    from llmchain.pretrain.training import make_optimizer, training_steps
 
     arrays, meta = load_mlm(data, "train")
     sizes = {"n_layer": DEPTH, "n_head": HEADS, "n_embd": WIDTH, "n_inner": 4 * WIDTH}
     config = BertConfig(vocab_size=meta["vocab_size"], block_size=CONTEXT, dropout=0.0, **sizes)
     model = BertPretraining(config, torch.Generator().manual_seed(0))
     precision = choose_precision("auto")
-    race = Race("ours", folder, lambda: held.loss(model.eval(), theirs=False))
+    race = Race(folder, lambda: held.loss(model.eval(), theirs=False), OUR_BUDGET)
 
     def rows(schedule: Any, steps: range) -> Iterator[dict]:
         optimizer = make_optimizer(model, 0.01, (0.9, 0.95), muon=20.0)
         batches = lambda step: mlm_batch(arrays, step, BATCH, 0, meta)  # noqa: E731
         return training_steps(model, optimizer, MaskedObjective(), batches, schedule, steps, precision=precision)  # fmt: skip
 
-    timing = rows(lambda step: 0.0, range(6))
-    n_steps = race.planned(lambda number: next(timing))
-    schedule = lambda step: warmup_cosine(step, n_steps, n_steps // 20, 1e-3, 1e-4)  # noqa: E731
-    done = 0
-    for row in rows(schedule, range(n_steps)):
-        race.seconds += row["seconds"]
-        done += 1
-        if (
-            done % max(1, n_steps // clm.EVALUATIONS) == 0 and done > n_steps // 3
-        ) or done == n_steps:
-            if race.measured():
-                break
+    done = race.follow(rows, lr=1e-3)
     return race.told(done, done * BATCH * CONTEXT)
 
 
@@ -143,13 +131,10 @@ def trainer(data: Path, folder: Path, held: Held, bf16: bool) -> dict[str, Any]:
         def __getitem__(self, i: int) -> dict[str, Any]:
             return {name: values[i].tolist() for name, values in arrays.items()}
 
-    who = "trainer bf16" if bf16 else "trainer"
-    race = Race(
-        "nanogpt" if who == "trainer" else who, folder, lambda: held.loss(model, theirs=True)
-    )
-    clm.BUDGETS["nanogpt"] = SECONDS
-    n_steps = json.loads(race.file.read_text())["steps"] if bf16 else 0
-    if not bf16:
+    race = Race(folder, lambda: held.loss(model, theirs=True), SECONDS, sets_target=not bf16)
+    if bf16:  # the same steps, sooner
+        n_steps = json.loads(race.file.read_text())["steps"]
+    else:
         rows, optimizer = Rows(), torch.optim.AdamW(model.parameters(), lr=0.0)
 
         def timed(number: int) -> None:
