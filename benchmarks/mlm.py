@@ -3,7 +3,7 @@
 One size for all: width 256, depth 4, 4 heads, pairs of 256 tokens with their padding, the vocabulary of the course, no
 dropout, 15 % of the tokens masked anew at each step. The Trainer with its defaults trains for SECONDS and sets the
 target: its loss on held-out masked words. The others train until they are under it: the Trainer in bf16, which takes
-the same steps, and ours. Clock, budgets and the Trainer are those of clm.py."""
+the same steps, and ours. Clock, budgets, the Trainer and the search of rates are those of clm.py."""
 
 import json
 import sys
@@ -21,6 +21,7 @@ SECONDS = 120.0
 BATCH, CONTEXT, WIDTH, DEPTH, HEADS = 16, 256, 256, 4, 4
 HELD_OUT = 256  # pairs
 OUR_BUDGET = 34.0
+RATES = {"ours": 1e-3, "trainer": 1e-3}
 
 
 def commands(folder: Path) -> dict[str, list[list[str]]]:
@@ -65,7 +66,7 @@ class Held:
         return total / count
 
 
-def ours(data: Path, folder: Path, held: Held) -> dict[str, Any]:
+def ours(data: Path, folder: Path, held: Held, rate: float, steps: int) -> dict[str, Any]:
     """The model of 09_bert, the loop of 10_training: Muon, bf16, logits of masked words alone."""
     import torch
 
@@ -79,18 +80,20 @@ def ours(data: Path, folder: Path, held: Held) -> dict[str, Any]:
     config = BertConfig(vocab_size=meta["vocab_size"], block_size=CONTEXT, dropout=0.0, **sizes)
     model = BertPretraining(config, torch.Generator().manual_seed(0))
     precision = choose_precision("auto")
-    race = Race(folder, lambda: held.loss(model.eval(), theirs=False), OUR_BUDGET)
+    race = Race(folder, lambda: held.loss(model.eval(), theirs=False), OUR_BUDGET, steps=steps)
 
     def rows(schedule: Any, steps: range) -> Iterator[dict]:
         optimizer = make_optimizer(model, 0.01, (0.9, 0.95), muon=20.0)
         batches = lambda step: mlm_batch(arrays, step, BATCH, 0, meta)  # noqa: E731
         return training_steps(model, optimizer, MaskedObjective(), batches, schedule, steps, precision=precision)  # fmt: skip
 
-    done = race.follow(rows, lr=1e-3)
+    done = race.follow(rows, lr=rate)
     return race.told(done, done * BATCH * CONTEXT)
 
 
-def trainer(data: Path, folder: Path, held: Held, bf16: bool) -> dict[str, Any]:
+def trainer(
+    data: Path, folder: Path, held: Held, rate: float, steps: int, bf16: bool
+) -> dict[str, Any]:
     """BERT of transformers under its Trainer, with its collator's masks."""
     import torch
     from transformers import BertConfig, BertForPreTraining
@@ -131,8 +134,8 @@ def trainer(data: Path, folder: Path, held: Held, bf16: bool) -> dict[str, Any]:
         def __getitem__(self, i: int) -> dict[str, Any]:
             return {name: values[i].tolist() for name, values in arrays.items()}
 
-    race = Race(folder, lambda: held.loss(model, theirs=True), SECONDS, sets_target=not bf16)
-    if bf16:  # the same steps, sooner
+    race = Race(folder, lambda: held.loss(model, theirs=True), SECONDS, not bf16, steps)
+    if bf16 and not steps:  # the same steps, sooner
         n_steps = json.loads(race.file.read_text())["steps"]
     else:
         rows, optimizer = Rows(), torch.optim.AdamW(model.parameters(), lr=0.0)
@@ -143,18 +146,21 @@ def trainer(data: Path, folder: Path, held: Held, bf16: bool) -> dict[str, Any]:
             optimizer.zero_grad()
 
         n_steps = race.planned(timed)
-    how = {"learning_rate": 1e-3, "bf16": bf16, "remove_unused_columns": False}
+    how = {"learning_rate": rate, "bf16": bf16, "remove_unused_columns": False}
     done = run_trainer(model, Rows(), race, n_steps, BATCH, data_collator=collate, **how)  # type: ignore[arg-type]
     return race.told(done, done * BATCH * CONTEXT)
 
 
-def main(who: str, data: Path, folder: Path) -> dict[str, Any]:
-    """One contender."""
+def main(
+    who: str, data: Path, folder: Path, rate: float | str = 0.0, steps: int | str = 0
+) -> dict[str, Any]:
+    """One contender; a rate and a number of steps are those of a search."""
     held = Held(data)
     if who == "ours":
-        return ours(data, folder, held)
-    return trainer(data, folder, held, bf16=who.endswith("bf16"))
+        return ours(data, folder, held, float(rate) or RATES["ours"], int(steps))
+    rate = float(rate) or RATES["trainer"]
+    return trainer(data, folder, held, rate, int(steps), bf16=who.endswith("bf16"))
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))
+    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])))
