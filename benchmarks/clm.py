@@ -102,16 +102,30 @@ class Race:
         self.curve.append((round(self.seconds, 1), self.loss()))
         return self.curve[-1][1] <= self.target
 
-    def told(self, n_steps: int, tokens: int) -> dict[str, Any]:
-        """The result as the benchmark prints it."""
+    def told(
+        self, n_steps: int, tokens: int, n_matrix: int, precision: str = "fp32"
+    ) -> dict[str, Any]:
+        """The result as the benchmark prints it; `n_matrix` weights are multiplied for each token."""
+        from llmchain.pretrain.training import flops_per_token, matmul_flops_per_second
+
         loss = self.curve[-1][1]
         quality: dict[str, Any] = {"loss": round(loss, 4)}
         if self.sets_target:
             self.file.write_text(json.dumps({"loss": loss, "steps": n_steps}))
         else:
             quality |= {"target": round(self.target, 4), "under_target": loss <= self.target}
-        quality |= {"steps": n_steps, "tokens_per_second": round(tokens / self.seconds)}
+        speed = tokens / self.seconds
+        flops = speed * flops_per_token(n_matrix, DEPTH, WIDTH, CONTEXT)
+        ceiling = matmul_flops_per_second(precision)  # of this machine, now, in the same precision
+        quality |= {"steps": n_steps, "tokens_per_second": round(speed), "precision": precision}
+        quality |= {"gflops": round(flops / 1e9), "ceiling_gflops": round(ceiling / 1e9)}
+        quality["of_ceiling"] = round(flops / ceiling, 3)
         return {"value": self.seconds, "quality": quality}
+
+
+def matrices_of(vocab_size: int, scored: float = 1.0) -> int:
+    """Weights that multiply for a token: four of C² in attention, eight in the MLP, and C for each word scored."""
+    return 12 * DEPTH * WIDTH**2 + int(scored * vocab_size * WIDTH)
 
 
 def blocks(stream: Any, seed: int = 0) -> Iterator[Any]:
@@ -223,7 +237,7 @@ def nanogpt(
         step(min((number + 1) / 100, 0.1 + 0.45 * (1 + math.cos(math.pi * progress))))
         race.seconds += time.perf_counter() - begun
     race.measured()
-    return race.told(n_steps, n_steps * BATCH * CONTEXT)
+    return race.told(n_steps, n_steps * BATCH * CONTEXT, matrices_of(vocab_size))
 
 
 def ours(
@@ -249,7 +263,7 @@ def ours(
         return training_steps(model, optimizer, CausalObjective(), batches, schedule, steps, precision=precision)  # fmt: skip
 
     done = race.follow(rows, lr=rate)
-    return race.told(done, done * BATCH * CONTEXT)
+    return race.told(done, done * BATCH * CONTEXT, matrices_of(vocab_size), precision)
 
 
 def trainer(
@@ -279,7 +293,7 @@ def trainer(
     starts = np.random.default_rng(0).integers(0, len(train) - CONTEXT, n_steps * BATCH)
     rows = [{"input_ids": (ids := np.asarray(train[s : s + CONTEXT]).astype(np.int64)), "labels": ids} for s in starts.tolist()]  # fmt: skip
     n_done = run_trainer(model, rows, race, n_steps, BATCH, learning_rate=rate)
-    return race.told(n_done, n_done * BATCH * CONTEXT)
+    return race.told(n_done, n_done * BATCH * CONTEXT, matrices_of(vocab_size))
 
 
 def run_trainer(model: Any, rows: list, race: Race, n_steps: int, batch: int, **how: Any) -> int:

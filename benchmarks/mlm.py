@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from clm import Race, artifact, run_trainer
+from clm import CONTEXT, DEPTH, HEADS, WIDTH, Race, artifact, matrices_of, run_trainer
 
 UNIT = "seconds of training to the masked-word loss of the Trainer after 120 s"
 GOALS = {"trainer": 3.5, "trainer bf16": 2.8}
 WARM_UP = False
 SECONDS = 120.0
-BATCH, CONTEXT, WIDTH, DEPTH, HEADS = 16, 256, 256, 4, 4
+BATCH = 16
 HELD_OUT = 256  # pairs
 OUR_BUDGET = 34.0
 RATES = {"ours": 1e-3, "trainer": 1e-3}
@@ -88,7 +88,8 @@ def ours(data: Path, folder: Path, held: Held, rate: float, steps: int) -> dict[
         return training_steps(model, optimizer, MaskedObjective(), batches, schedule, steps, precision=precision)  # fmt: skip
 
     done = race.follow(rows, lr=rate)
-    return race.told(done, done * BATCH * CONTEXT)
+    n_matrix = matrices_of(meta["vocab_size"], scored=0.15)  # logits of masked words alone
+    return race.told(done, done * BATCH * CONTEXT, n_matrix, precision)
 
 
 def trainer(
@@ -148,7 +149,8 @@ def trainer(
         n_steps = race.planned(timed)
     how = {"learning_rate": rate, "bf16": bf16, "remove_unused_columns": False}
     done = run_trainer(model, Rows(), race, n_steps, BATCH, data_collator=collate, **how)  # type: ignore[arg-type]
-    return race.told(done, done * BATCH * CONTEXT)
+    n_matrix, precision = matrices_of(meta["vocab_size"]), "bf16" if bf16 else "fp32"
+    return race.told(done, done * BATCH * CONTEXT, n_matrix, precision)
 
 
 def main(

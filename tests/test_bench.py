@@ -23,14 +23,16 @@ def test_a_printed_value_counts_else_the_wall_time() -> None:
 
 
 def test_ratios_of_medians_goals_and_limits() -> None:
-    def results(*values: float) -> list[dict]:
-        return [{"value": v, "quality": {}, "peak_rss_mb": 1.0} for v in values]
+    def results(*values: float, peak: float = 1.0) -> list[dict]:
+        return [{"value": v, "quality": {}, "peak_rss_mb": peak} for v in values]
 
-    found = {"ours": results(1, 2, 3), "slow": results(8, 6, 9), "fast": results(1, 1, 1)}
+    slow = [*results(8), *results(6, peak=4.0), *results(9)]
+    found = {"ours": results(1, 2, 3, peak=3.0), "slow": slow, "fast": results(1, 1, 1)}
     told = bench.summarise("x", "seconds", {"slow": 3.0, "fast": 0.8}, found, limit=1.5)
     assert (told["ratios"]["slow"]["ratio"], told["ratios"]["slow"]["reached"]) == (4.0, True)
     assert (told["ratios"]["slow"]["low"], told["ratios"]["slow"]["high"]) == (3.0, 8.0)
     assert (told["ratio"], told["ratios"]["fast"]["reached"], told["within"]) == (0.5, False, False)
+    assert (told["ratios"]["slow"]["memory"], told["ratios"]["fast"]["memory"]) == (0.75, 3.0)
     alone = bench.summarise("x", "seconds", {}, {"ours": results(1)}, limit=1.5)
     assert (alone["ratio"], alone["ratios"], alone["within"]) == (None, {}, True)
 

@@ -105,7 +105,7 @@ def test_sampled_frequencies_are_the_probabilities():
 
         training = False
         config = GPTConfig(4, 4, 1, 1, 4)
-        hidden = staticmethod(lambda ids: torch.zeros(*ids.shape, 1))
+        hidden = staticmethod(lambda ids, mask: torch.zeros(*ids.shape, 1))
         logits = staticmethod(lambda hidden: logits.expand(len(hidden), 4))
         eval = train = staticmethod(lambda *mode: None)
 
@@ -226,7 +226,7 @@ def test_another_document_changes_nothing():
 
 def test_two_ways_to_say_what_is_seen_are_refused():
     mask = torch.ones(3, 12, dtype=torch.long)
-    with pytest.raises(ValueError, match="give one of attention_mask, document_ids"):
+    with pytest.raises(ValueError, match="document_ids go with no attention_mask"):
         GPT(CONFIG)(batch(), mask, document_ids=mask)
 
 
@@ -253,6 +253,44 @@ def test_the_cache_saves_work(monkeypatch):
     )
     generate(model, batch(1, 4), 6)
     assert seen == [4, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "mask, says",
+    [
+        ([[1, 1, 1, 1]], r"is \(1, 4\), must be \(2, 4\)"),
+        ([[1, 1, 1, 1], [1, 1, 0, 0]], "prompt 1 must be padded on the left"),
+        ([[1, 0, 1, 1], [1, 1, 1, 1]], "prompt 0 must be padded on the left"),
+        ([[0, 0, 0, 0], [1, 1, 1, 1]], "prompt 0 must be padded on the left, and not whole"),
+    ],
+)
+def test_a_mask_that_leaves_nothing_to_continue_is_refused(mask, says):
+    with pytest.raises(ValueError, match=says):
+        generate(GPT(CONFIG), batch(2, 4), 1, attention_mask=torch.tensor(mask))
+    with pytest.raises(ValueError, match=r"is \(2, 3\), must be \(2, 4\)"):
+        GPT(CONFIG)(batch(2, 4), torch.ones(2, 3))
+
+
+def test_padding_is_not_penalized():
+    class Fixed:
+        "Likes the padding token best, then 1 and 2."
+
+        training = False
+        config = GPTConfig(4, 8, 1, 1, 4)
+        hidden = staticmethod(lambda ids, mask: torch.zeros(*ids.shape, 1))
+        logits = staticmethod(lambda hidden: torch.tensor([[3.0, 2.5, 2.0, 0.0]]))
+        eval = train = staticmethod(lambda *mode: None)
+
+    mask = torch.tensor([[0, 0, 1]])
+    ids = torch.tensor([[0, 0, 1]])
+    how = dict(temperature=0, repetition_penalty=2.0, cached=False, attention_mask=mask)
+    assert generate(Fixed(), ids, 2, **how).tolist() == [[0, 0, 1, 0, 2]]
+
+
+def test_settings_are_refused_before_the_first_token():
+    model = GPT(CONFIG)
+    with pytest.raises(ValueError, match="top_p=1.5"):
+        generate(model, batch(1, 4), 0, temperature=0, top_p=1.5)
 
 
 @pytest.mark.parametrize("penalty", [0.0, -1.0, math.nan])
@@ -295,7 +333,7 @@ def test_a_repeated_token_is_penalized_when_written():
     class Fixed:
         training = False
         config = GPTConfig(8, 8, 1, 1, 4)
-        hidden = staticmethod(lambda ids: torch.zeros(*ids.shape, 1))
+        hidden = staticmethod(lambda ids, mask: torch.zeros(*ids.shape, 1))
         logits = staticmethod(lambda h: torch.tensor([[0, 0, 0, 4.0, 0, 3.0, 2.5, 0]]).expand(len(h), 8))  # fmt: skip
         eval = train = staticmethod(lambda *mode: None)
 

@@ -7,8 +7,8 @@ __all__ = ['GPT_TRANSPOSED', 'attention_weights', 'attention', 'causal_visibilit
            'KVCache', 'SelfAttention', 'gelu_new', 'MLP', 'Block', 'check_sizes', 'GPTConfig', 'check_vocabulary',
            'initialize', 'GPT', 'placed', 'to_hf_weights', 'from_hf_weights', 'gpt_names', 'new_hf_model',
            'bits_per_byte', 'unigram_log_probabilities', 'bigram_nats', 'stream_windows', 'token_nats',
-           'choose_precision', 'linear_probe', 'next_token_probabilities', 'penalize_repetition', 'last_hidden',
-           'generate']
+           'choose_precision', 'linear_probe', 'check_sampling', 'next_token_probabilities', 'penalize_repetition',
+           'last_hidden', 'with_room', 'generate']
 
 # %% ../../nbs/02_pretraining/08_gpt.ipynb #52dad384
 import math
@@ -292,35 +292,35 @@ class GPT(nn.Module):
 # %% ../../nbs/02_pretraining/08_gpt.ipynb #e832caef
 def placed(
     input_ids: Tensor,  # (B, T) int64
-    attention_mask: Tensor | None = None,  # (B, T), 1 for a token and 0 for padding
+    attention_mask: Tensor | None = None,  # (B, S), 1 for a token and 0 for padding
     document_ids: Tensor | None = None,  # (B, T) which document a token belongs to
-    n_before: int = 0,  # tokens that a cache holds
-) -> tuple[Tensor, Tensor | None]:  # positions (T,) or (B, T); visible, None: plainly causal
+    n_before: int = 0,  # tokens that a cache holds; S = n_before + T
+) -> tuple[Tensor, Tensor | None]:  # positions (T,) or (B, T); visible, None: all up to itself
     "Where each token stands, and what it may see."
     T = input_ids.size(1)
-    given = [attention_mask is not None, document_ids is not None, n_before > 0]
-    if sum(given) > 1:
-        raise ValueError(
-            "GPT: give one of attention_mask, document_ids and a filled cache, not two"
-        )
+    S = n_before + T
     if document_ids is not None:
+        if attention_mask is not None or n_before:
+            raise ValueError("GPT: document_ids go with no attention_mask and no filled cache")
         visible = same_document(document_ids) & causal_visibility(T).to(input_ids.device)
         return document_positions(document_ids), visible  # (B, T), (B, 1, T, T)
     if attention_mask is not None:  # count tokens, not places: a left-padded text starts at 0 too
-        positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # (B, T)
-        return positions, causal_visibility(T, attention_mask)  # (B, 1, T, T)
-    positions = torch.arange(n_before, n_before + T, device=input_ids.device)
-    if not n_before:
+        if attention_mask.shape != (len(input_ids), S):
+            given = tuple(attention_mask.shape)
+            raise ValueError(f"GPT: attention_mask is {given}, must be {(len(input_ids), S)}")
+        positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, n_before:]  # (B, T)
+        return positions, causal_visibility(S, attention_mask)[:, :, n_before:]  # (B, 1, T, S)
+    positions = torch.arange(n_before, S, device=input_ids.device)
+    if not n_before or T == 1:  # one token sees whatever is kept
         return positions, None
-    visible = causal_visibility(n_before + T)[n_before:]  # (T, S): the last T rows
-    return positions, visible.to(input_ids.device)
+    return positions, causal_visibility(S)[n_before:].to(input_ids.device)  # (T, S)
 
 # %% ../../nbs/02_pretraining/08_gpt.ipynb #56ff089a
 @patch
 def hidden(
     self: GPT,
     input_ids: Tensor,  # (B, T) int64, with what a cache holds at most block_size
-    attention_mask: Tensor | None = None,  # (B, T), 1 for a token and 0 for padding
+    attention_mask: Tensor | None = None,  # (B, S), 1 for a token, 0 for padding; S with the cache
     document_ids: Tensor | None = None,  # (B, T) which document a token belongs to; None: one
     cache: list[KVCache] | None = None,  # of each block: what stands before `input_ids`; is filled
 ) -> Tensor:  # (B, T, C), normalised
@@ -332,8 +332,9 @@ def hidden(
     positions, visible = placed(input_ids, attention_mask, document_ids, n_before)
     x = self.dropout(self.token_embedding(input_ids) + self.position_embedding(positions))
     caches = cache or [None] * len(self.blocks)
+    causal = visible is None and input_ids.size(1) > 1  # a kernel's flag, right for T = S alone
     for block, own in zip(self.blocks, caches, strict=True):
-        x = block(x, visible, causal=visible is None, cache=own)
+        x = block(x, visible, causal, cache=own)
     return self.norm(x)
 
 
@@ -573,6 +574,17 @@ def linear_probe(
     return (y @ torch.linalg.solve(square, x.mT @ targets)).argmax(-1) == test_labels
 
 # %% ../../nbs/02_pretraining/08_gpt.ipynb #c9bd0bdf
+def check_sampling(
+    temperature: float,  # at least 0
+    top_k: int,  # at least 0
+    top_p: float,  # above 0, at most 1
+) -> None:
+    "One line about a setting that draws nothing sensible."
+    if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1:
+        given = f"temperature={temperature}, top_k={top_k}, top_p={top_p}"
+        raise ValueError(f"generate: needs temperature ≥ 0, top_k ≥ 0, 0 < top_p ≤ 1; got {given}")
+
+
 def next_token_probabilities(
     logits: Tensor,  # (B, V)
     temperature: float = 1.0,  # 0: all on the best; 1: as learned; more: flatter (at least 0)
@@ -580,9 +592,7 @@ def next_token_probabilities(
     top_p: float = 1.0,  # keep the smallest set of the best with this much probability (0 to 1)
 ) -> Tensor:  # (B, V), rows sum to 1
     "What one samples from: temperature, top-k (Fan et al. 2018), nucleus (Holtzman et al. 2020)."
-    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
-        given = f"temperature={temperature}, top_k={top_k}, top_p={top_p}"
-        raise ValueError(f"generate: needs temperature ≥ 0, top_k ≥ 0, 0 < top_p ≤ 1; got {given}")
+    check_sampling(temperature, top_k, top_p)
     if temperature == 0:
         return F.one_hot(logits.argmax(-1), logits.size(-1)).to(logits.dtype)
     logits = logits / temperature
@@ -613,18 +623,37 @@ def last_hidden(
     model: GPT,  # in evaluation mode
     input_ids: Tensor,  # (B, T) the text so far
     cache: list[KVCache] | None,  # holds a beginning of the text; is filled
+    attention_mask: Tensor | None = None,  # (B, T), 1 for a token and 0 for padding on the left
 ) -> Tensor:  # (B, C) what is known about the next token
     "Read what is new; beyond the context positions move, so nothing that was kept is right."
     size = model.config.block_size
     if cache is None or input_ids.size(1) > size:
-        return model.hidden(input_ids[:, -size:])[:, -1]
-    return model.hidden(input_ids[:, cache[0].n_tokens :], cache=cache)[:, -1]
+        mask = None if attention_mask is None else attention_mask[:, -size:]
+        return model.hidden(input_ids[:, -size:], mask)[:, -1]
+    return model.hidden(input_ids[:, cache[0].n_tokens :], attention_mask, cache=cache)[:, -1]
+
+# %% ../../nbs/02_pretraining/08_gpt.ipynb #5b7e21c4
+def with_room(
+    input_ids: Tensor,  # (B, T) prompts
+    attention_mask: Tensor | None,  # (B, T), 1 for a token and 0 for padding
+    n_new: int,  # tokens to add
+) -> tuple[Tensor, Tensor | None]:  # (B, T + n_new) each; what is added is no padding
+    "Room for what will be written, so that nothing is copied at each token."
+    if attention_mask is None:
+        return F.pad(input_ids, (0, n_new)), None
+    if attention_mask.shape != input_ids.shape:
+        given, needed = tuple(attention_mask.shape), tuple(input_ids.shape)
+        raise ValueError(f"generate: attention_mask is {given}, must be {needed} like input_ids")
+    for row, kept in enumerate(attention_mask.bool()):
+        if not kept[-1] or (kept[1:] < kept[:-1]).any():
+            raise ValueError(f"generate: prompt {row} must be padded on the left, and not whole")
+    return F.pad(input_ids, (0, n_new)), F.pad(attention_mask, (0, n_new), value=1)
 
 # %% ../../nbs/02_pretraining/08_gpt.ipynb #2df5aadc
 @torch.inference_mode()
 def generate(
     model: GPT,  # leaves `model.training` as found
-    input_ids: Tensor,  # (B, T) prompts of one length, T at least 1
+    input_ids: Tensor,  # (B, T) prompts; shorter ones padded on the left, T at least 1
     n_new: int,  # tokens to add
     temperature: float = 1.0,  # 0: greedy
     top_k: int = 0,  # 0: all
@@ -632,19 +661,28 @@ def generate(
     top_p: float = 1.0,  # 1: all
     repetition_penalty: float = 1.0,  # 1: none (above 0)
     cached: bool = True,  # keep keys and values; the tokens are the same without
+    attention_mask: Tensor | None = None,  # (B, T), 1 for a token, 0 for padding; None: no padding
 ) -> Tensor:  # (B, T + n_new), the prompts and what follows
     "Sample one token, append it, ask again; only the last block_size tokens are seen."
+    check_sampling(temperature, top_k, top_p)
+    ids, mask = with_room(input_ids, attention_mask, n_new)
     if generator is None:
-        generator = torch.Generator(input_ids.device).manual_seed(0)
+        generator = torch.Generator(ids.device).manual_seed(0)
     cache = model.new_cache() if cached else None
     was_training = model.training
     model.eval()
-    for _ in range(n_new):
-        logits = model.logits(last_hidden(model, input_ids, cache)).float()  # (B, V)
+    for end in range(input_ids.size(1), ids.size(1)):
+        known = None if mask is None else mask[:, :end]
+        logits = model.logits(last_hidden(model, ids[:, :end], cache, known)).float()  # (B, V)
         if repetition_penalty != 1:
-            logits = penalize_repetition(logits, input_ids, repetition_penalty)
+            seen = ids[:, :end]
+            if known is not None:  # padding was not read: the newest token stands in for it
+                seen = torch.where(known.bool(), seen, seen[:, -1:])
+            logits = penalize_repetition(logits, seen, repetition_penalty)
+        if temperature == 0:
+            ids[:, end] = logits.argmax(-1)
+            continue
         probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
-        chosen = torch.multinomial(probabilities, 1, generator=generator)  # (B, 1)
-        input_ids = torch.cat([input_ids, chosen], dim=1)
+        ids[:, end] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
     model.train(was_training)
-    return input_ids
+    return ids

@@ -93,6 +93,7 @@ def summarise(
 ) -> dict[str, Any]:
     """What a program reads of a benchmark: ratios (above one: ours is better) of medians."""
     values = {who: [r["value"] for r in results] for who, results in found.items()}
+    peaks = {who: max(r["peak_rss_mb"] for r in results) for who, results in found.items()}
     ours = values.pop("ours")
     ratios = {}
     for peer, theirs in values.items():
@@ -102,6 +103,7 @@ def summarise(
             "low": min(each),
             "high": max(each),
             "goal": goals.get(peer),
+            "memory": peaks["ours"] / peaks[peer],  # below one: ours needs less
         }
         ratios[peer]["reached"] = (
             None if peer not in goals else ratios[peer]["ratio"] >= goals[peer]
@@ -118,9 +120,7 @@ def summarise(
         "peers": values,
         "ratios": ratios,
         "quality": {who: results[-1]["quality"] for who, results in found.items()},
-        "peak_rss_mb": {
-            who: max(r["peak_rss_mb"] for r in results) for who, results in found.items()
-        },  # fmt: skip
+        "peak_rss_mb": peaks,
         "rounds": len(ours),
         "interleaved": True,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",

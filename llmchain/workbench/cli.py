@@ -470,11 +470,15 @@ def bench_command(
         limit = f", limit {found['limit']:g} {MARK[found['within']]}" if found["limit"] else ""
         print(f"{found['name']}: {low:.3g} to {high:.3g} {found['unit']}{limit}")
         rows = [
-            [peer, r["ratio"], f"{r['low']:.2f} to {r['high']:.2f}", r["goal"] or "", MARK[r["reached"]]]
+            [peer, r["ratio"], f"{r['low']:.2f} to {r['high']:.2f}", r["goal"] or "", MARK[r["reached"]], r["memory"]]
             for peer, r in found["ratios"].items()
         ]  # fmt: skip
         if rows:
-            _show("", ["times better than", "ratio", "spread", "goal", ""], rows)
+            _show(
+                "",
+                ["times better than", "ratio", "spread", "goal", "", "our share of its memory"],
+                rows,
+            )
 
 
 @app.command()

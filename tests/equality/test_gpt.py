@@ -245,6 +245,53 @@ def test_tokens_are_the_same_with_and_without_a_cache(temperature, penalty, n_ne
     assert torch.equal(*texts)
 
 
+def left_padded() -> tuple[torch.Tensor, torch.Tensor]:
+    "Three prompts of 6, 3 and 1 tokens, and their mask."
+    ids = make_batch(*SIZES[1][3:], "none")[0][:3, :6].clone()
+    mask = torch.ones_like(ids)
+    for row, n_padding in ((1, 3), (2, 5)):
+        ids[row, :n_padding], mask[row, :n_padding] = 0, 0
+    return ids, mask
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+@pytest.mark.parametrize("cached", [True, False])
+def test_left_padded_prompts_continue_as_alone(cached, penalty):
+    ours = GPT.from_hf(make_reference(*SIZES[1]))
+    with torch.no_grad():  # where a token stands shall tell
+        ours.position_embedding.weight *= 20
+    ids, mask = left_padded()
+    how = dict(n_new=12, temperature=0, repetition_penalty=penalty, cached=cached)
+    together = generate(ours, ids, attention_mask=mask, **how)
+    assert torch.equal(together[:, :6], ids)
+    for row in range(3):
+        alone = generate(ours, ids[row][mask[row].bool()][None], **how)[0]
+        assert torch.equal(together[row, 6:], alone[-12:]), row
+
+
+def test_left_padded_prompts_continue_as_theirs():
+    reference = make_reference(*SIZES[1]).float()
+    ids, mask = left_padded()
+    settings = dict(do_sample=False, max_new_tokens=15, min_new_tokens=15, pad_token_id=0)
+    theirs = reference.generate(ids, attention_mask=mask, eos_token_id=None, **settings)
+    ours = generate(GPT.from_hf(reference), ids, 15, temperature=0, attention_mask=mask)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_a_padded_batch_goes_through_a_cache_as_a_whole(padding):
+    ours = GPT.from_hf(make_reference(*SIZES[1]))
+    ids, mask, _ = make_batch(*SIZES[1][3:], padding)
+    cache, found, n = ours.new_cache(), [], 0
+    with torch.no_grad():
+        for part in ids.split([3, 1, 1, ids.size(1) - 5], dim=1):
+            n += part.size(1)
+            found.append(ours.logits(ours.hidden(part, mask[:, :n], cache=cache)))
+        whole = ours(ids, mask)
+    real = mask.bool()
+    assert_close(torch.cat(found, 1)[real], whole[real], atol=1e-10, rtol=0)
+
+
 @pytest.mark.parametrize("penalty", [0.7, 1.0, 1.8])
 def test_the_penalty_is_theirs(penalty):
     from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
