@@ -24,8 +24,8 @@ MUTANTS = [
     dict(
         name="not_causal_without_a_mask",
         module=MODULE,
-        old="x = block(x, visible, causal=visible is None, cache=own)",
-        new="x = block(x, visible)",
+        old="x = block(x, visible, causal, cache=own)",
+        new="x = block(x, visible, False, cache=own)",
         why="The fast path forgets the flag: with a mask all is right, in training it copies.",
         killed_by=EQUAL + "test_the_future_changes_nothing[False]",
     ),
