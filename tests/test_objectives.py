@@ -7,6 +7,7 @@ import torch
 from llmchain.pretrain.objectives import (
     CausalObjective,
     MaskedObjective,
+    Seq2SeqObjective,
     batch_indices,
     causal_labels,
     causal_lm_sums,
@@ -285,6 +286,16 @@ def test_the_first_token_of_the_next_document_is_not_asked_for():
     assert CausalObjective().counts({"input_ids": ids, "document_ids": which}) == {"clm": 4}
     which[0, 5:] = -1  # padding
     assert causal_labels(ids, None, which).tolist() == [[6, 0, -100, 0, -100, -100]]
+
+
+def test_the_end_of_a_document_belongs_to_it():
+    ids = torch.tensor([[3, 0, 0, 4, 5], [0, 3, 4, 5, 6]])
+    assert number_documents(ids, 0).tolist() == [[0, 0, 1, 2, 2], [0, 1, 1, 1, 1]]
+
+
+def test_a_target_is_counted_without_its_padding():
+    labels = torch.tensor([[5, 6, 7], [8, -100, -100]])
+    assert Seq2SeqObjective().counts({"labels": labels}) == {"seq2seq": 4}
 
 
 def test_a_batch_of_the_stream_knows_its_documents():

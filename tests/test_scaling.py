@@ -19,10 +19,10 @@ from llmchain.pretrain.scaling import (
     buy,
     compute_optimal,
     config_of_size,
-    count_parameters,
     find_hardware,
     fit_scaling_law,
     fold_vocabulary,
+    gpt_parameters,
     mean_squared_norm,
     noise_scale,
     part_gradients,
@@ -55,13 +55,13 @@ def test_the_summit_is_one_and_not_the_sum_of_all():
     for config in (NARROW, WIDE, DEEP):
         parts = training_memory(config, 8)
         assert parts["peak"] == sum(v for k, v in parts.items() if k != "peak")
-        n = sum(count_parameters(config).values())
+        n = sum(gpt_parameters(config).values())
         full = parts["gradients"] == 4 * n
         assert full == (parts["activations"] == 0), "gradients and activations never meet in full"
 
 
 def test_state_alone_is_sixteen_bytes_a_parameter():
-    n = sum(count_parameters(WIDE).values())
+    n = sum(gpt_parameters(WIDE).values())
     assert training_memory(WIDE, 1)["peak"] == 16 * n
 
 
@@ -80,7 +80,7 @@ def test_what_saves_memory_saves_only_its_own_part():
     assert again["moments"] == whole["moments"]
     assert again["activations"] < 0.3 * whole["activations"]
     muon = training_memory(DEEP, 16, optimizer="muon")
-    saved = 4 * count_parameters(DEEP)["matrices"]
+    saved = 4 * gpt_parameters(DEEP)["matrices"]
     assert whole["moments"] - muon["moments"] == saved
 
 
@@ -155,6 +155,16 @@ def test_at_the_base_width_nothing_changes():
     ids = torch.arange(8)[None]
     ours = WidthGPT(config, 32, torch.Generator().manual_seed(3))
     assert torch.equal(ours(ids), GPT(config, torch.Generator().manual_seed(3))(ids))
+
+
+@pytest.mark.parametrize("width", [64, 256])
+def test_the_start_of_hidden_matrices_has_the_gain_that_is_asked_for(width):
+    config = GPTConfig(50, 8, 2, 4, width)
+    plain, loud = WidthGPT(config, 16), WidthGPT(config, 16, gain=1.0)
+    for model, gain in ((plain, 0.02 * 16**0.5), (loud, 1.0)):
+        deviation = model.blocks[0].attention.qkv.weight.std().item()
+        assert deviation * width**0.5 == pytest.approx(gain, rel=0.05)
+    assert torch.equal(plain.token_embedding.weight, loud.token_embedding.weight)
 
 
 def test_logits_are_divided_by_the_width():
@@ -313,7 +323,7 @@ def test_an_unknown_device_is_told_the_nearest():
 
 @pytest.mark.parametrize("n", [1e8, 1e9, 7e9, 70e9])
 def test_a_shape_has_the_size_that_was_asked_for(n):
-    assert count_parameters(config_of_size(n))["matrices"] == pytest.approx(n, rel=0.06)
+    assert gpt_parameters(config_of_size(n))["matrices"] == pytest.approx(n, rel=0.06)
 
 
 def test_ddp_if_it_fits_else_fsdp_then_tensor_then_pipeline():
@@ -346,3 +356,9 @@ def test_folding_keeps_the_common_and_joins_the_rare():
     assert folded.tolist() == [0, 1, 2, 2, 2] and folded.dtype == np.uint16
     with pytest.raises(ValueError, match="n_known must be at least 2, got 1"):
         fold_vocabulary(counted, counted, 1)
+
+
+def test_every_row_of_the_hardware_names_a_dated_source():
+    for row in HARDWARE.values():
+        assert "20" in row.source and row.link >= row.network, row.name
+    assert HARDWARE["H100 SXM"].peak == 989e12, "dense; with sparsity it would be twice that"

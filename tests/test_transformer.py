@@ -11,12 +11,11 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from llmchain.pretrain.gpt import generate
-from llmchain.pretrain.objectives import shift_right
+from llmchain.pretrain.objectives import Seq2SeqObjective, number_documents, shift_right
 from llmchain.pretrain.transformer import (
     Decoder,
     EncoderDecoder,
     KVCache,
-    Seq2SeqObjective,
     Stack,
     TransformerBlock,
     TransformerConfig,
@@ -24,7 +23,6 @@ from llmchain.pretrain.transformer import (
     cache_bytes,
     count_flops,
     count_parameters,
-    document_ids,
     dot_product_attention,
     from_hf,
     fused_attention,
@@ -178,11 +176,6 @@ def test_places_count_tokens_of_each_text():
     assert token_positions(7, mask).tolist() == [[0, 0, 0, 1, 2, 3, 4]]
     assert token_positions(7, None, documents).tolist() == [[0, 1, 2, 3, 0, 1, 0]]
     assert token_positions(3).tolist() == [0, 1, 2]
-
-
-def test_the_end_of_a_document_belongs_to_it():
-    ids = torch.tensor([[3, 0, 0, 4, 5], [0, 3, 4, 5, 6]])
-    assert document_ids(ids, 0).tolist() == [[0, 0, 1, 2, 2], [0, 1, 1, 1, 1]]
 
 
 def test_rotation_is_a_product_of_complex_numbers():
@@ -352,7 +345,7 @@ def test_packing_moves_nothing(config):
     texts = [torch.cat([text, torch.zeros(1, 1, dtype=torch.long)], dim=1) for text in texts]
     row = torch.cat(texts, dim=1)
     with torch.no_grad():
-        together = model(row, documents=document_ids(row, 0))
+        together = model(row, documents=number_documents(row, 0))
         alone = torch.cat([model(text) for text in texts], dim=1)
         assert_close(together, alone, atol=1e-10, rtol=0)
         assert (model(row) - alone).abs().max() > 1e-3
@@ -494,11 +487,6 @@ def test_maps_are_the_weights_and_leave_no_hooks():
     mixed = attention_maps(model, ids)["stack.blocks.0.attention"] @ v
     wanted = first.attention(x, causal=True, rotation=turn)  # by the fused kernel
     assert_close(first.attention.out(mixed.transpose(1, 2).flatten(2)), wanted, atol=1e-10, rtol=0)
-
-
-def test_the_objective_counts_the_target():
-    labels = torch.tensor([[5, 6, 7], [8, -100, -100]])
-    assert Seq2SeqObjective().counts({"labels": labels}) == {"seq2seq": 4}
 
 
 def test_the_objective_counts_only_what_is_asked():

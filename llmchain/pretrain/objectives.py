@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SENTENCE_END', 'cross_entropy', 'cross_entropy_gradient', 'z_loss', 'z_loss_gradient', 'mse', 'causal_labels',
            'causal_lm_sums', 'shift_right', 'seq2seq_sums', 'mask_tokens', 'whole_words', 'random_spans',
-           'binary_cross_entropy', 'exchange_order', 'CausalObjective', 'MaskedObjective', 'pack_stream',
-           'number_documents', 'epoch_order', 'batch_indices', 'clm_batch', 'split_sentences', 'fit_pair',
-           'sentence_pairs', 'exchange_seconds', 'pack_pairs', 'mlm_batch', 'load_clm', 'load_mlm']
+           'binary_cross_entropy', 'exchange_order', 'CausalObjective', 'MaskedObjective', 'Seq2SeqObjective',
+           'pack_stream', 'number_documents', 'epoch_order', 'batch_indices', 'clm_batch', 'split_sentences',
+           'fit_pair', 'sentence_pairs', 'exchange_seconds', 'pack_pairs', 'mlm_batch', 'load_clm', 'load_mlm']
 
 # %% ../../nbs/02_pretraining/07_objectives.ipynb #8c61e26b
 import json
@@ -270,6 +270,26 @@ class MaskedObjective:
         if "next_sentence_label" in batch:
             sums["nsp"] = cross_entropy(nsp_logits, batch["next_sentence_label"])[0]
         return sums
+
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #ca52ec38
+class Seq2SeqObjective:
+    "A target text given a source, as the training loop sees it: counts and sums, never means."
+
+    def counts(
+        self,
+        batch: dict[str, Tensor],  # labels (B, T), -100 where nothing is asked
+    ) -> dict[str, int]:  # {"seq2seq": tokens that are asked for}
+        "What the sums are to be divided by; known before the model runs."
+        return {"seq2seq": int((batch["labels"] != -100).sum())}
+
+    def sums(
+        self,
+        model: Callable[..., Tensor],  # -> logits (B, T, V) of the target
+        batch: dict[str, Tensor],  # input_ids, decoder_input_ids, labels; attention_mask if padded
+    ) -> dict[str, Tensor]:  # {"seq2seq": () nats, summed}
+        "Forward pass and summed loss of one batch."
+        logits = model(batch["input_ids"], batch["decoder_input_ids"], batch.get("attention_mask"))
+        return {"seq2seq": seq2seq_sums(logits, batch["labels"])[0]}
 
 # %% ../../nbs/02_pretraining/07_objectives.ipynb #0f8597fb
 def pack_stream(

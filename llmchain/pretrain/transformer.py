@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'INSIDE_LLAMA', 'INSIDE_MARIAN', 'softmax_saturation', 'check_visible', 'masked_softmax', 'visibility',
-           'document_ids', 'token_positions', 'shared_heads', 'dot_product_attention', 'fused_attention', 'sinusoids',
-           'rotation_table', 'rotate', 'TransformerConfig', 'config_problems', 'layer_norm', 'rms_norm', 'FeedForward',
-           'LayerCache', 'KVCache', 'Attention', 'split_heads', 'make_norm', 'TransformerBlock', 'InputEmbedding',
-           'Stack', 'Decoder', 'EncoderDecoder', 'count_parameters', 'count_flops', 'generate_cached', 'cache_bytes',
-           'llama_names', 'marian_names', 'refuse_differences', 'llama_config', 'marian_config', 'llama_sizes',
-           'marian_sizes', 'from_hf', 'to_hf', 'Seq2SeqObjective', 'write_greedily', 'attention_maps']
+           'token_positions', 'shared_heads', 'dot_product_attention', 'fused_attention', 'sinusoids', 'rotation_table',
+           'rotate', 'TransformerConfig', 'config_problems', 'layer_norm', 'rms_norm', 'FeedForward', 'LayerCache',
+           'KVCache', 'Attention', 'split_heads', 'make_norm', 'TransformerBlock', 'InputEmbedding', 'Stack', 'Decoder',
+           'EncoderDecoder', 'count_parameters', 'count_flops', 'generate_cached', 'cache_bytes', 'llama_names',
+           'marian_names', 'refuse_differences', 'llama_config', 'marian_config', 'llama_sizes', 'marian_sizes',
+           'from_hf', 'to_hf', 'write_greedily', 'attention_maps']
 
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #6a05c589
 from collections.abc import Callable
@@ -28,9 +28,9 @@ from llmchain.pretrain.gpt import (
     initialize,
     new_hf_model,
     next_token_probabilities,
+    same_document,
     to_hf_weights,
 )
-from .objectives import seq2seq_sums
 
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #c054f47d
 def softmax_saturation(
@@ -96,20 +96,11 @@ def visibility(
     if attention_mask is not None:
         visible = visible & attention_mask.bool()[:, None, None, :]
     if documents is not None:
-        same = documents[:, -n_queries:, None] == documents[:, None, :]  # (B, T, S)
+        same = same_document(documents)[:, 0, -n_queries:]  # (B, T, S)
         visible = visible & same[:, None]
     return visible
 
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #fb362303
-def document_ids(
-    input_ids: Tensor,  # (B, T) packed rows
-    eos_token_id: int,  # closes each document, and belongs to it
-) -> Tensor:  # (B, T), from 0 in each row
-    "Number the documents of a packed row."
-    ends = (input_ids == eos_token_id).long()
-    return ends.cumsum(1) - ends
-
-
 def token_positions(
     n_tokens: int,  # S
     attention_mask: Tensor | None = None,  # (B, S), 1 for a token and 0 for padding
@@ -117,6 +108,7 @@ def token_positions(
     device: torch.device | str = "cpu",  # where they are made if no mask is given
 ) -> Tensor:  # (S,) or (B, S) int64, from 0 at the first token of each text
     "Count tokens, not places: padding in front moves nothing, each packed document starts anew."
+    # `document_positions` of GPT counts places: there packing and padding never meet in one row
     if attention_mask is None and documents is None:
         return torch.arange(n_tokens, device=device)
     mask = torch.ones_like(documents) if attention_mask is None else attention_mask.long()
@@ -316,6 +308,9 @@ class FeedForward(nn.Module):
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #03bdb99b
 class LayerCache:
     "Keys and values that one attention has made so far."
+
+    # GPT's cache is a table of fixed capacity; this one grows, since the length of a memory that
+    # cross-attention reads is known only when it comes, and is kept in the same way
 
     def __init__(self):
         self.k = self.v = None
@@ -741,6 +736,7 @@ def generate_cached(
     generator: torch.Generator | None = None,  # on the device of the model; None: seed 0
 ) -> Tensor:  # (B, T + n_new), the prompts and what follows
     "Read the prompt once, then one token a step; keys and values are kept (Pope et al. 2022)."
+    # GPT's `generate` knows top-k, top-p and penalties; this one knows padded prompts
     if n_new < 1:
         raise ValueError(f"generate_cached: n_new must be at least 1, got {n_new}")
     if generator is None:
@@ -978,26 +974,6 @@ def to_hf(
     if c.tied:
         tied.add("lm_head.weight")
     return new_hf_model(kind, config, to_hf_weights(model.state_dict(), names), tied)
-
-# %% ../../nbs/02_pretraining/06_transformer.ipynb #c4c992e9
-class Seq2SeqObjective:
-    "A target text given a source, as the training loop sees it: counts and sums, never means."
-
-    def counts(
-        self,
-        batch: dict[str, Tensor],  # labels (B, T), -100 where nothing is asked
-    ) -> dict[str, int]:  # {"seq2seq": tokens that are asked for}
-        "What the sums are to be divided by; known before the model runs."
-        return {"seq2seq": int((batch["labels"] != -100).sum())}
-
-    def sums(
-        self,
-        model: Callable[..., Tensor],  # an `EncoderDecoder`
-        batch: dict[str, Tensor],  # input_ids, decoder_input_ids, labels; attention_mask if padded
-    ) -> dict[str, Tensor]:  # {"seq2seq": () nats, summed}
-        "Forward pass and summed loss of one batch."
-        logits = model(batch["input_ids"], batch["decoder_input_ids"], batch.get("attention_mask"))
-        return {"seq2seq": seq2seq_sums(logits, batch["labels"])[0]}
 
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #041e361b
 @torch.inference_mode()

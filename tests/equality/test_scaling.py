@@ -11,8 +11,8 @@ from llmchain.pretrain.objectives import CausalObjective
 from llmchain.pretrain.scaling import (
     ScalingLaw,
     activation_memory,
-    count_parameters,
     fit_scaling_law,
+    gpt_parameters,
     mean_squared_norm,
     noise_scale,
     training_flops,
@@ -26,7 +26,7 @@ SIZES = [(11, 5, 1, 1, 8), (97, 24, 2, 4, 32), (300, 64, 5, 3, 96)]
 def test_parameters_by_formula_are_those_there_are(sizes):
     config = GPTConfig(*sizes)
     model = GPT(config)
-    assert sum(count_parameters(config).values()) == sum(p.numel() for p in model.parameters())
+    assert sum(gpt_parameters(config).values()) == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("sizes", SIZES)

@@ -8,8 +8,8 @@ MUTANTS = [
     dict(
         name="head_forgotten",
         module=MODULE,
-        old='products = 6 * n_rows * n_tokens * (parts["matrices"] + parts["token embedding"])',
-        new='products = 6 * n_rows * n_tokens * parts["matrices"]',
+        old='n_matrix = parts["matrices"] + parts["token embedding"]',
+        new='n_matrix = parts["matrices"]',
         why="Tied weights are counted as a table that is only looked up; in small models the output matrix is most of the arithmetic.",
         killed_by=EQUAL + "test_operations_by_formula_are_those_that_ran[2-sizes1]",
     ),
@@ -68,6 +68,14 @@ MUTANTS = [
         new="return super().logits(hidden)",
         why="µP without its output multiplier: logits jump with the width, and the embedding's rate does not carry over.",
         killed_by=UNIT + "test_logits_are_divided_by_the_width",
+    ),
+    dict(
+        name="start_independent_of_the_width",
+        module=MODULE,
+        old="matrix.mul_(self.ratio**-0.5 * (1.0",
+        new="matrix.mul_(1.0 * (1.0",
+        why="µP's rates without its start: hidden layers of a wide model begin louder than those of the base.",
+        killed_by=UNIT + "test_the_start_of_hidden_matrices_has_the_gain_that_is_asked_for[256]",
     ),
     dict(
         name="every_matrix_slowed",
