@@ -25,7 +25,9 @@ from llmchain.pretrain.distributed import (
     backward_ranks,
     check_space,
     distribute,
+    evaluate_ranks,
     failure_line,
+    held_out_rows,
     launch,
     load_sharded,
     own_rank,
@@ -207,6 +209,20 @@ def test_ranks_that_start_from_different_weights_are_refused():
         in_world(2, start)
 
 
+@given(n_ranks=st.integers(1, 8), size=st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_held_out_rows_are_read_once_however_uneven(n_ranks, size):
+    batch = {"rows": torch.arange(size), "kind": "text"}
+    parts = [held_out_rows(batch, rank, n_ranks) for rank in range(n_ranks)]
+    assert torch.equal(torch.cat([part["rows"] for part in parts]), batch["rows"])
+    assert max(len(p["rows"]) for p in parts) - min(len(p["rows"]) for p in parts) <= 1
+
+
+def test_held_out_rows_with_nothing_to_count_are_refused():
+    with pytest.raises(ValueError, match="evaluate: the batches hold nothing to count"):
+        evaluate_ranks(gpt(), CausalObjective(), [])
+
+
 # ---------------------------------------------------------------- checkpoints of shards
 
 
@@ -280,8 +296,18 @@ FAULTS = {
     "a shard of another run": lambda path: (path / "other.safetensors").write_bytes(b"x"),
     "no manifest": lambda path: (path / "manifest.json").unlink(),
     "half a manifest": lambda path: (path / "manifest.json").write_text('{"step": 6'),
+    "a manifest of letters": lambda path: (path / "manifest.json").write_text(
+        '{"step": "x", "sha256": {}}'
+    ),
+    "a state without a hash": lambda path: unhashed(path),
     "renamed": lambda path: path.rename(path.with_name("step_00000008")),
 }
+
+
+def unhashed(path):
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["sha256"]["state.json"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
 
 
 def flip(path):
@@ -329,20 +355,43 @@ def test_a_file_that_claims_shards_it_does_not_have_is_refused(written, tmp_path
 def test_no_space_is_said_before_the_first_step(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(distributed.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(OSError, match=r"no space for a checkpoint of .* MB .* 0.0 MB are free"):
+    with pytest.raises(OSError, match=r"checkpoints need 0.2 MB in .*, 0.0 MB are free; make room"):
         run(gpt(), tmp_path / "new" / "deep", on_step=stop_at(0))
     check_space(tmp_path, 1000)
+    with pytest.raises(OSError, match=r"no space for a checkpoint of .* MB .* 0.0 MB are free"):
+        check_space(tmp_path / "new", 1001)
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"schedule": lambda step: float("nan")}, "learning rate of step 0 is nan"),
+        ({"schedule": lambda step: -1.0}, "learning rate of step 0 is -1.0"),
+        ({"schedule": lambda step: 0.0}, "the learning rate is 0 at every step"),
+        ({"eval_every": -1}, "eval_every must not be negative, got -1"),
+    ],
+)
+def test_what_the_plain_loop_refuses_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        run(gpt(), **options)
+
+
+def test_pickles_and_data_with_nothing_to_count_are_refused(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds model.pt, a pickle"):
+        run(gpt(), tmp_path)
+    padding = lambda step: batches(step) | {"attention_mask": torch.zeros(B, T)}  # noqa: E731
+    with pytest.raises(ValueError, match="nothing to count in the batches of steps 0 to 8"):
+        train_distributed(gpt(), CausalObjective(), padding, n_steps=N_STEPS, schedule=schedule)
 
 
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint(written, tmp_path, monkeypatch):
     folder = copy(written, tmp_path)
-    calls = iter([None])
 
     def space(folder, n_bytes):
-        if next(calls, "full") == "full":
-            raise OSError("no space")
+        raise OSError("no space")
 
-    monkeypatch.setattr(distributed, "check_space", space)  # room at the start, none at the end
+    monkeypatch.setattr(distributed, "check_space", space)  # asked when it is saved
     with pytest.raises(OSError, match="no space"):
         ended("ddp", folder)
     assert newest_checkpoint(folder, sharded_fault).name == "step_00000006"

@@ -7,9 +7,9 @@ __all__ = ['STRATEGIES', 'ring_all_reduce', 'own_rank', 'rank_rows', 'rank_seed'
            'gradients_sent', 'backward_ranks', 'clm_recipe', 'check_same_weights', 'distribute', 'local_part', 'whole',
            'resident_bytes', 'sharded_tensors', 'check_space', 'barrier', 'save_sharded', 'sharded_fault', 'check_fits',
            'make_moments', 'load_sharded', 'begin_or_resume_ranks', 'check_before_work', 'counted_together',
-           'train_distributed', 'named_function', 'process_group', 'end_with_parent', 'main', 'failure_line',
-           'agent_kept_quiet', 'last_words_in', 'following', 'check_launch', 'launch', 'gradient_job', 'train_job',
-           'jobs_in_turn']
+           'held_out_rows', 'evaluate_ranks', 'train_distributed', 'named_function', 'process_group', 'end_with_parent',
+           'main', 'failure_line', 'agent_kept_quiet', 'last_words_in', 'following', 'check_launch', 'launch',
+           'gradient_job', 'train_job', 'jobs_in_turn']
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #4db590b3
 import ctypes
@@ -26,7 +26,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -51,18 +51,25 @@ from .gpt import GPT, GPTConfig
 from .objectives import CausalObjective, clm_batch, load_clm
 from llmchain.pretrain.training import (
     Objective,
+    check_folder,
     check_resumable,
     check_settings,
+    checkpoint_fault,
+    evaluated,
     follow_steps,
     make_optimizer,
+    mean_of,
     mixed_precision,
     model_tensors,
     newest_checkpoint,
     optimizer_tensors,
     publish_checkpoint,
-    sha256,
+    results,
+    run_config,
     split_batch,
     step_randomness,
+    steps_left,
+    summed,
     to_device,
     training_steps,
     warmup_cosine,
@@ -135,12 +142,14 @@ def sum_over_ranks(
     values: dict[str, float],  # the same keys on all ranks
     device: str | torch.device = "cpu",  # cuda if the ranks talk through NCCL
 ) -> dict[str, float]:  # sums, the same on all ranks
-    "All-reduce of a few numbers in one message; 64 bits, so counts stay exact."
+    "A few numbers in one message, added in the order of the ranks; 64 bits, so counts stay exact."
     if not dist.is_initialized() or not values:
         return dict(values)
-    message = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
-    dist.all_reduce(message)
-    return dict(zip(values, message.tolist(), strict=True))
+    rank, n_ranks = own_rank()
+    table = torch.zeros(len(values), n_ranks, dtype=torch.float64, device=device)
+    table[:, rank] = torch.tensor(list(values.values()), dtype=torch.float64)
+    dist.all_reduce(table)  # each place has one number and zeros: exact in any order
+    return {key: sum(row) for key, row in zip(values, table.tolist(), strict=True)}
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #6e78cb95
 @contextmanager
@@ -331,19 +340,8 @@ def save_sharded(
 def sharded_fault(
     path: Path,  # a checkpoint
 ) -> str | None:  # what is wrong with it, None if nothing is
-    "Compare the files of a checkpoint with its manifest, all of them and no others."
-    try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        hashes, step = dict(manifest["sha256"]), manifest["step"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"manifest.json cannot be read ({type(error).__name__})"
-    if path.name != f"step_{step:08d}":
-        return f"its manifest is of step {step}"
-    there = {file.name for file in path.iterdir()} - {"manifest.json"}
-    for name in sorted(there ^ (hashes.keys() | {"state.json"})):
-        return f"{name} is {'not in its manifest' if name in there else 'missing'}"
-    differ = [name for name in sorted(hashes) if sha256(path / name) != hashes[name]]
-    return f"{differ[0]} differs from its sha256" if differ else None
+    "As in the single process, but no other file may lie there: a reader would take it for a shard."
+    return checkpoint_fault(path, needed=(), others=False)
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #e7e27a28
 def check_fits(
@@ -428,9 +426,8 @@ def check_before_work(
     folder: Path | None,  # where checkpoints go; None: none are written
 ) -> dict:  # the first part
     "Refuse what cannot end well before the first step is taken."
-    tensors = model_tensors(model).values()
     if folder:
-        check_space(folder, 3 * sum(t.numel() * t.element_size() for t in tensors))  # and moments
+        check_folder(folder, model)
     return split_batch(rows, n_micro)[0]
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #7515bcd7
@@ -442,6 +439,31 @@ def counted_together(
     for row in rows:
         tokens = int(sum_over_ranks({"tokens": row["tokens"]}, device)["tokens"])
         yield row | {"tokens": tokens, "tokens_per_second": tokens / row["seconds"]}
+
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #1d691624
+def held_out_rows(
+    batch: dict,  # tensors (B, ...), the same batch on every rank
+    rank: int,  # from 0
+    n_ranks: int,  # P, ranks in the world; need not divide B
+) -> dict:  # tensors (B / P, ...), rounded up or down; may be empty
+    "The rows of one rank, where an uneven cut does no harm."
+    return {
+        key: value.tensor_split(n_ranks)[rank] if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }
+
+
+def evaluate_ranks(
+    model: nn.Module,  # plain, DDP or FSDP; left in the mode it was found in
+    objective: Objective,  # sums and counts
+    batches: Iterable[dict],  # the same on all ranks; each is used once
+    device: str | torch.device = "cpu",  # where the model lives
+    precision: str = "fp32",  # fp32 or bf16
+) -> dict[str, float]:  # nats per counted item, for each term; the same on all ranks
+    "`evaluate_mean`, with the rows of every batch shared out."
+    own = (held_out_rows(batch, *own_rank()) for batch in batches)
+    sums, counts = summed(model, objective, own, device, precision)
+    return mean_of(sum_over_ranks(sums, device), sum_over_ranks(counts, device))
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #f8d14ff8
 def train_distributed(
@@ -457,6 +479,8 @@ def train_distributed(
     seed: int = 0,  # of dropout (0 or more)
     checkpoint_dir: Path | None = None,  # goes on from the newest good checkpoint in it
     checkpoint_every: int = 0,  # steps between checkpoints; 0: only one, at the end
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,  # see `evaluate_ranks`
+    eval_every: int = 0,  # steps between evaluations; 0: only one, at the end
     on_step: Callable[[int, dict], None] | None = None,  # sees each step and its row, on every rank
     device: str | torch.device = "cpu",  # of this rank
     **how: object,  # grad_clip, n_micro (of a rank's rows), precision: see train_step
@@ -464,25 +488,23 @@ def train_distributed(
     "`train`, on all ranks of the group; outside of a group a world of one."
     folder = Path(checkpoint_dir) if checkpoint_dir else None
     how = {"grad_clip": 1.0, "n_micro": 1, "precision": "fp32"} | how
-    check_settings(n_steps, checkpoint_every=checkpoint_every, weight_decay=weight_decay, **how)
-    rows_of = rank_batches(batches, seed, device)
+    rest = {"checkpoint_every": checkpoint_every, "eval_every": eval_every, **how}
+    check_settings(n_steps, schedule=schedule, weight_decay=weight_decay, **rest)
+    rows_of, betas = rank_batches(batches, seed, device), (0.9, 0.95)
     n_terms = len(objective.counts(check_before_work(model, rows_of(0), how["n_micro"], folder)))
     wrapped = distribute(model.to(device), strategy, device, n_terms)
-    optimizer = make_optimizer(model, weight_decay, (0.9, 0.95), muon)
-    config = {"objective": type(objective).__name__, "weight_decay": weight_decay, "muon": muon}
-    config |= {"seed": seed, **how}
+    optimizer = make_optimizer(model, weight_decay, betas, muon)
+    config = run_config(objective, how, weight_decay, betas, muon, seed, 0.0)
     state = begin_or_resume_ranks(folder, model, optimizer, config, n_steps, schedule, device)
-    resumed_from, steps = state["step"], range(state["step"], n_steps)
-    how |= {"device": device, "backward": backward_ranks}
+    left = steps_left(objective, batches, state["step"], n_steps)
     own = rank_seed(seed, own_rank()[0])
-    rows = training_steps(wrapped, optimizer, objective, rows_of, schedule, steps, own, **how)
+    how |= {"device": device, "backward": backward_ranks}
+    rows = training_steps(wrapped, optimizer, objective, rows_of, schedule, left, own, **how)
     rows = counted_together(rows, device)
-    saving = {"save": save_sharded, "fault": sharded_fault}
-    follow_steps(
-        rows, model, optimizer, state, n_steps, folder, checkpoint_every, on_step, **saving
-    )
-    result = {k: state[k] for k in ("history", "seconds", "tokens", "skipped")}
-    return result | {"resumed_from": resumed_from}
+    rows = evaluated(rows, wrapped, evaluate, eval_every, n_steps, own, device)
+    saving = (n_steps, folder, checkpoint_every, on_step)
+    follow_steps(rows, model, optimizer, state, *saving, save=save_sharded, fault=sharded_fault)
+    return results(state, left.start, None)
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #21e5a002
 def named_function(

@@ -6,12 +6,12 @@
 __all__ = ['NEWTON_SCHULZ', 'PICKLES', 'Objective', 'split_batch', 'to_device', 'mixed_precision', 'backward_batch',
            'pack_documents', 'adamw_update', 'orthogonalize', 'muon_update', 'inner_matrices', 'parameter_groups',
            'Muon', 'make_optimizer', 'warmup_cosine', 'warmup_stable_decay', 'train_step', 'step_randomness',
-           'modes_kept', 'evaluate_mean', 'ema_decay', 'begin_average', 'update_average', 'weights_of', 'measuring',
-           'model_tensors', 'optimizer_tensors', 'sha256', 'sync', 'publish_checkpoint', 'save_checkpoint',
-           'checkpoint_fault', 'newest_checkpoint', 'load_checkpoint', 'check_resumable', 'check_folder',
-           'begin_or_resume', 'n_tokens', 'training_steps', 'naming_last_checkpoint', 'is_due', 'record', 'averaged',
-           'evaluated', 'follow_steps', 'check_settings', 'steps_left', 'run_config', 'results', 'train', 'recomputed',
-           'flops_per_token', 'matmul_flops_per_second', 'compiled']
+           'modes_kept', 'summed', 'mean_of', 'evaluate_mean', 'ema_decay', 'begin_average', 'update_average',
+           'weights_of', 'measuring', 'model_tensors', 'optimizer_tensors', 'sha256', 'sync', 'publish_checkpoint',
+           'save_checkpoint', 'checkpoint_fault', 'newest_checkpoint', 'load_checkpoint', 'check_resumable',
+           'check_folder', 'begin_or_resume', 'n_tokens', 'training_steps', 'naming_last_checkpoint', 'is_due',
+           'record', 'averaged', 'evaluated', 'follow_steps', 'check_settings', 'steps_left', 'run_config', 'results',
+           'train', 'recomputed', 'flops_per_token', 'matmul_flops_per_second', 'compiled']
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #37c8bcfa
 import hashlib
@@ -367,6 +367,37 @@ def modes_kept(
             module.training = mode
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #02f5d395
+@torch.no_grad()
+def summed(
+    model: nn.Module,  # left in the mode it was found in
+    objective: Objective,  # sums and counts
+    batches: Iterable[dict],  # each is used once
+    device: str | torch.device = "cpu",  # where the model lives
+    precision: str = "fp32",  # fp32 or bf16
+) -> tuple[dict[str, float], dict[str, int]]:  # nats and counted items, for each term
+    "Sums over all batches, without dropout and without gradients."
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    with modes_kept(model), mixed_precision(precision, device):
+        model.eval()
+        for batch in batches:
+            for term, n in objective.counts(batch).items():
+                counts[term] = counts.get(term, 0) + int(n)
+            for term, total in objective.sums(model, to_device(batch, device)).items():
+                sums[term] = sums.get(term, 0.0) + float(total)
+    return sums, counts
+
+
+def mean_of(
+    sums: dict[str, float],  # nats, for each term
+    counts: dict[str, float],  # counted items, for each term
+) -> dict[str, float]:  # nats per counted item, for each term that counts any
+    "Divide last, once."
+    if not any(counts.values()):
+        raise ValueError("evaluate: the batches hold nothing to count")
+    return {term: sums[term] / n for term, n in counts.items() if n}
+
+
 def evaluate_mean(
     model: nn.Module,  # left in the mode it was found in
     objective: Objective,  # sums and counts
@@ -375,18 +406,7 @@ def evaluate_mean(
     precision: str = "fp32",  # fp32 or bf16
 ) -> dict[str, float]:  # nats per counted item, for each term
     "Mean over all items of all batches, without dropout and without gradients."
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    with modes_kept(model), torch.inference_mode(), mixed_precision(precision, device):
-        model.eval()
-        for batch in batches:
-            for term, n in objective.counts(batch).items():
-                counts[term] = counts.get(term, 0) + int(n)
-            for term, total in objective.sums(model, to_device(batch, device)).items():
-                sums[term] = sums.get(term, 0.0) + float(total)
-    if not any(counts.values()):
-        raise ValueError("evaluate_mean: the batches hold nothing to count")
-    return {term: sums[term] / n for term, n in counts.items() if n}
+    return mean_of(*summed(model, objective, batches, device, precision))
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #80737507
 def ema_decay(
@@ -543,21 +563,25 @@ def save_checkpoint(
 # %% ../../nbs/02_pretraining/10_training.ipynb #4ac5f503
 def checkpoint_fault(
     path: Path,  # a checkpoint
+    needed: tuple[str, ...] = ("model.safetensors", "optimizer.safetensors"),  # beside state.json
+    others: bool = True,  # False: a file that the manifest does not name is a fault
 ) -> str | None:  # what is wrong with it, None if nothing is
     "Compare every file of a checkpoint with its manifest."
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        hashes, step = manifest["sha256"], manifest["step"]
+        hashes, step = dict(manifest["sha256"]), int(manifest["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"manifest.json cannot be read ({type(error).__name__})"
     if path.name != f"step_{step:08d}":
         return f"its manifest is of step {step}"
-    for name in sorted({"model.safetensors", "optimizer.safetensors", "state.json", *hashes}):
+    for name in sorted({*needed, "state.json", *hashes}):
         if not (path / name).is_file():
             return f"{name} is missing"
         if sha256(path / name) != hashes.get(name):
             return f"{name} differs from its sha256"
-    return None
+    there = {file.name for file in path.iterdir()} - {"manifest.json"}
+    strange = [] if others else sorted(there - hashes.keys())
+    return f"{strange[0]} is not in its manifest" if strange else None
 
 
 def newest_checkpoint(
