@@ -24,16 +24,20 @@ from llmchain.pretrain import distributed
 from llmchain.pretrain.distributed import (
     backward_ranks,
     check_space,
+    clm_recipe,
     distribute,
     evaluate_ranks,
     failure_line,
     held_out_rows,
     launch,
+    launch_ray,
     load_sharded,
     own_rank,
     rank_batches,
     rank_rows,
     rank_seed,
+    ray_failure_line,
+    ray_running,
     ring_all_reduce,
     save_sharded,
     sharded_fault,
@@ -42,7 +46,12 @@ from llmchain.pretrain.distributed import (
 )
 from llmchain.pretrain.gpt import GPT, GPTConfig
 from llmchain.pretrain.objectives import CausalObjective, batch_indices
-from llmchain.pretrain.training import make_optimizer, newest_checkpoint, warmup_cosine
+from llmchain.pretrain.training import (
+    backward_batch,
+    make_optimizer,
+    newest_checkpoint,
+    warmup_cosine,
+)
 
 V, T, B, N_STEPS = 30, 8, 6, 9
 MODULE = "llmchain.pretrain.distributed"
@@ -573,3 +582,67 @@ def test_the_command_line_does_the_same(recipe, tmp_path):
     assert done.returncode == 0, done.stderr
     results = [json.loads((tmp_path / f"result_{rank}.json").read_text()) for rank in (0, 1)]
     assert results[0]["digest"] == started(recipe)[0]["digest"] == results[1]["digest"]
+
+
+# ---------------------------------------------------------------- Ray Train
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    before = dict(os.environ)
+    with pytest.raises(
+        ImportError, match=r"^launch_ray: needs Ray: pip install 'llmchain\[scale\]'"
+    ):
+        launch_ray(f"{MODULE}:train_job", {"batch_size": 6}, 2, "cpu")
+    with pytest.raises(ValueError, match="4 ranks cannot share a batch of 6 rows"):
+        launch_ray(f"{MODULE}:train_job", {"batch_size": 6}, 4, "cpu")
+    assert dict(os.environ) == before
+
+
+class WorkerHealthCheckFailedError(Exception):
+    "Named as Ray's, which says a page."
+
+
+@pytest.mark.parametrize(
+    "failures,line",
+    [
+        ({0: RuntimeError("Connection reset by peer"), 1: WorkerHealthCheckFailedError("a\npage")}, "rank 1 of 2 was killed (often"),
+        ({0: RuntimeError("Connection reset by peer"), 1: KeyError("x")}, "rank 1 of 2: KeyError: 'x'"),
+        ({1: ValueError("two\nlines")}, "rank 1 of 2: ValueError: two"),
+        ({0: ValueError()}, "rank 0 of 2: ValueError: "),
+    ],
+)  # fmt: skip
+def test_the_cause_is_told_of_ray_s_failures_too(failures, line):
+    told = ray_failure_line(failures, 2)
+    assert told.startswith(line) and "\n" not in told
+
+
+@pytest.mark.slow
+def test_ray_train_does_what_torchrun_does(recipe, tmp_path):
+    """Two runs, since each start takes Ray ten seconds and more: one that ends with an error, one that goes on."""
+    pytest.importorskip("ray", reason="extra scale is not installed")
+    saving = {"strategy": "fsdp", "checkpoint_dir": str(tmp_path / "run"), "checkpoint_every": 4}
+    file = lambda strategy: {"gradients": str(tmp_path / strategy), "strategy": strategy}  # noqa: E731
+    jobs = [["gradient_job", recipe | file(strategy)] for strategy in ("ddp", "fsdp")]
+    jobs += [
+        ["train_job", recipe | {"options": options}] for options in (saving, {"strategy": "dp"})
+    ]
+    with ray_running(None, 2, 0):
+        with pytest.raises(RuntimeError) as told:
+            launch_ray(f"{MODULE}:jobs_in_turn", {"jobs": jobs}, 2, "cpu", n_threads=1)
+        ends = launch_ray(
+            f"{MODULE}:train_job", recipe | {"options": saving}, 2, "cpu", n_threads=1
+        )
+    words = "ValueError: distribute: strategy must be one of: ddp, fsdp; got dp"
+    assert str(told.value).startswith("launch_ray: rank ") and str(told.value).endswith(words)
+    model, objective, rows, _ = clm_recipe(recipe)
+    backward_batch(model, objective, rows(0))
+    for strategy in ("ddp", "fsdp"):
+        found = load_file(tmp_path / strategy)
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(found[name], parameter.grad, atol=1e-10, rtol=0)
+    newest = newest_checkpoint(tmp_path / "run", sharded_fault)
+    assert newest.name == f"step_{N_STEPS:08d}" and len(list(newest.glob("*.safetensors"))) == 2
+    calm = started(recipe, strategy="fsdp")
+    assert [end["resumed_from"] for end in ends] == [N_STEPS] * 2
+    assert {end["digest"] for end in ends} == {calm[0]["digest"]}

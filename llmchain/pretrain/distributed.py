@@ -7,8 +7,9 @@ __all__ = ['STRATEGIES', 'ring_all_reduce', 'own_rank', 'rank_rows', 'rank_seed'
            'gradients_sent', 'backward_ranks', 'clm_recipe', 'check_same_weights', 'distribute', 'local_part', 'whole',
            'resident_bytes', 'sharded_tensors', 'check_space', 'barrier', 'save_sharded', 'sharded_fault', 'check_fits',
            'make_moments', 'load_sharded', 'begin_or_resume_ranks', 'check_before_work', 'counted_together',
-           'held_out_rows', 'evaluate_ranks', 'train_distributed', 'named_function', 'process_group', 'end_with_parent',
-           'main', 'failure_line', 'agent_kept_quiet', 'last_words_in', 'following', 'check_launch', 'launch',
+           'held_out_rows', 'evaluate_ranks', 'train_distributed', 'named_function', 'inside_this_machine',
+           'process_group', 'end_with_parent', 'main', 'failure_line', 'agent_kept_quiet', 'last_words_in', 'following',
+           'check_launch', 'launch', 'ray_rank', 'variables', 'ray_running', 'ray_failure_line', 'launch_ray',
            'gradient_job', 'train_job', 'jobs_in_turn']
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #4db590b3
@@ -520,6 +521,12 @@ def named_function(
         ) from None
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #37dbf869
+def inside_this_machine() -> dict[str, str]:  # variables of gloo and NCCL
+    "The interface that leads nowhere else."
+    inside = next((n for _, n in socket.if_nameindex() if n.startswith("lo")), "lo")
+    return {"GLOO_SOCKET_IFNAME": inside, "NCCL_SOCKET_IFNAME": inside}
+
+
 @contextmanager
 def process_group(
     device: str = "auto",  # auto: GPUs if there are any; cpu; cuda
@@ -531,10 +538,9 @@ def process_group(
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    if os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost"):  # stay inside this machine
-        inside = next((n for _, n in socket.if_nameindex() if n.startswith("lo")), "lo")
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", inside)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", inside)
+    if os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost"):
+        for name, value in inside_this_machine().items():
+            os.environ.setdefault(name, value)
     backend = "nccl" if device.startswith("cuda") else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     yield device
@@ -726,6 +732,125 @@ def launch(
             raise RuntimeError(f"launch: {told}") from None
         results = [folder / f"result_{rank}.json" for rank in range(n_processes)]
         return [json.loads(path.read_text()) for path in results]
+
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #9009d4d4
+def ray_rank(
+    job: dict,  # function, settings, n_threads
+) -> list[str]:  # what the function returned on each rank, as JSON
+    "What Ray Train calls on every rank; it has joined the group already."
+    from ray.train.torch import get_device
+
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if job["n_threads"]:
+        torch.set_num_threads(job["n_threads"])
+    result = named_function(job["function"])(job["settings"], str(device))
+    told = [None] * own_rank()[1]
+    dist.all_gather_object(told, json.dumps(result))  # Ray would hand over that of rank 0 only
+    return told
+
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #5f28b479
+@contextmanager
+def variables(
+    wanted: dict[str, str],  # name -> value
+) -> Iterator[None]:  # they are set inside; what was set before has its own value, inside too
+    "Environment variables for a while."
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def ray_running(
+    address: str | None,  # of a cluster; None: a Ray of our own, on this machine
+    n_processes: int,  # ranks that a Ray of our own has room for
+    n_gpus: int,  # GPUs that it has
+) -> Iterator[None]:  # Ray is connected inside
+    "Use the Ray that this process is connected to, or connect, and leave it as it was found."
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(
+            f"launch_ray: needs Ray: pip install 'llmchain[scale]' ({error})"
+        ) from None
+    if ray.is_initialized():
+        yield
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        ray.init(address, **quiet)
+    else:  # the path must be short, since it holds sockets
+        folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if os.name == "posix" else None)
+        room = {"num_cpus": n_processes, "num_gpus": n_gpus, "object_store_memory": 100 * 2**20}
+        ray.init("local", _temp_dir=folder, include_dashboard=False, **room, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if not address:
+            shutil.rmtree(folder, ignore_errors=True)
+
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #64585205
+def ray_failure_line(
+    failures: dict[int, Exception],  # by rank, as Ray Train found them
+    n_ranks: int,  # P, ranks in the world
+) -> str:  # which rank, what happened, what to do
+    "As `failure_line`: who was killed first, then who raised, then who lost a connection."
+
+    def order(item: tuple[int, Exception]) -> tuple:
+        gone = re.search("Died|Unavailable|HealthCheck", type(item[1]).__name__)
+        return not gone, bool(re.search(r"[Cc]onnection|peer|NCCL|[Tt]imed out", str(item[1])))
+
+    rank, cause = min(failures.items(), key=order)
+    if not order((rank, cause))[0]:  # Ray's words for it fill a page
+        return (
+            f"rank {rank} of {n_ranks} was killed (often the kernel, out of memory), the others were "
+            "stopped; call again with the same checkpoint_dir to go on from the newest checkpoint"
+        )
+    told = str(cause).strip().splitlines() or [""]
+    return f"rank {rank} of {n_ranks}: {type(cause).__name__}: {told[0]}"
+
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #96f31e65
+def launch_ray(
+    function: str,  # "package.module:function", called as function(settings, device) on each rank
+    settings: dict,  # JSON
+    n_processes: int,  # ranks (at least 1)
+    device: str = "auto",  # auto: a GPU each if this machine has any; cpu; cuda
+    timeout: float = 600.0,  # seconds that a rank waits for another, and we for free places
+    n_threads: int | None = None,  # of each rank; None: this process's, shared out
+    address: str
+    | None = None,  # of a Ray cluster; None: on this machine, for the length of the job
+    storage: str | None = None,  # folder that all machines of a cluster see; None: a temporary one
+) -> list:  # what the function returned on each rank, JSON
+    "`launch`, with Ray Train in the place of torchrun's agent."
+    check_launch(function, n_processes, device if address is None else "cpu", settings.get("batch_size"))  # fmt: skip
+    gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    n_threads = n_threads or max(1, torch.get_num_threads() // n_processes)
+    told = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(timeout), "RAY_USAGE_STATS_ENABLED": "0"}
+    told |= {} if address else inside_this_machine()
+    with variables(told), ray_running(address, n_processes, n_processes * gpu), tempfile.TemporaryDirectory() as folder:  # fmt: skip
+        from ray import train
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        trainer = TorchTrainer(
+            named_function("llmchain.pretrain.distributed:ray_rank"),  # which the workers import
+            train_loop_config={"function": function, "settings": settings, "n_threads": n_threads},
+            torch_config=TorchConfig("nccl" if gpu else "gloo", timeout_s=int(timeout)),
+            scaling_config=train.ScalingConfig(num_workers=n_processes, use_gpu=gpu),
+            run_config=train.RunConfig(name="ranks", storage_path=storage or folder, failure_config=train.FailureConfig(controller_failure_limit=0)),
+        )  # fmt: skip
+        try:
+            return [json.loads(result) for result in trainer.fit().return_value]
+        except train.WorkerGroupError as error:
+            line = ray_failure_line(error.worker_failures, n_processes)
+        except train.TrainingFailedError as error:
+            line = " ".join(str(error).split())[:300]
+    raise RuntimeError(f"launch_ray: {line}")
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #4bcc4106
 def gradient_job(
