@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from llmchain.pretrain.distributed import (
     backward_ranks,
     check_space,
     clm_recipe,
+    command,
     distribute,
     evaluate_ranks,
     failure_line,
@@ -406,6 +408,17 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(written, tmp_path, monk
     assert newest_checkpoint(folder, sharded_fault).name == "step_00000006"
 
 
+def test_a_disk_that_is_full_while_shards_are_written_is_one_line(tmp_path):
+    def full():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.RLIM_INFINITY))
+        run(gpt(), tmp_path / "run", strategy="fsdp")
+
+    with pytest.raises(RuntimeError, match="OSError: train: no checkpoint could be written into .*File too large"):  # fmt: skip
+        in_world(2, full)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     def save():
         model = gpt()
@@ -510,17 +523,47 @@ def test_a_rank_that_is_killed_is_named_and_the_run_goes_on_to_the_same_bits(rec
     saving = {"strategy": "fsdp", "checkpoint_dir": str(tmp_path), "checkpoint_every": 2}
     with pytest.raises(RuntimeError, match="rank 1 of 2 was killed by SIGKILL"):
         started(recipe, fall=[1, 5], **saving)
+    other = recipe | {"sizes": recipe["sizes"] | {"n_embd": 16}}
+    with pytest.raises(RuntimeError, match="rank . of 2: ValueError: train: the checkpoint of step 4 belongs to another run .n_embd was 12, is 16"):  # fmt: skip
+        started(other, **saving)
     again = started(recipe, **saving)
     assert again[0]["resumed_from"] == 4 and again[0]["digest"] == calm[0]["digest"]
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 @pytest.mark.slow
-def test_an_error_on_a_rank_is_one_line(recipe):
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        ({"strategy": "dp"}, "ValueError: distribute: strategy must be one of: ddp, fsdp; got dp"),
+        ({"checkpoint_dir": "/proc/none"}, "OSError: train: checkpoints need 0.1 MB in /proc/none, 0.0 MB are free"),
+    ],
+    ids=["strategy", "no space"],
+)  # fmt: skip
+def test_an_error_on_a_rank_is_one_line(recipe, options, words):
     with pytest.raises(RuntimeError) as told:
-        started(recipe, strategy="dp")
+        started(recipe, **options)
     assert str(told.value).startswith("launch: rank ") and "\n" not in str(told.value)
-    assert "ValueError: distribute: strategy must be one of: ddp, fsdp; got dp" in str(told.value)
+    assert words in str(told.value)
+
+
+@pytest.mark.slow
+def test_the_plain_command_says_one_line_and_ends_with_1(recipe, tmp_path):
+    job = {"function": f"{MODULE}:train_job", "n_processes": 4, "device": "cpu", "n_threads": 1}
+    (tmp_path / "job.json").write_text(json.dumps(job | {"settings": recipe}))
+    words = [sys.executable, "-m", MODULE, str(tmp_path / "job.json")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "llmchain: launch: 4 ranks cannot share a batch of 6 rows; the number of ranks must divide it\n"  # fmt: skip
+
+
+def test_the_plain_command_without_a_job_says_how(capsys, tmp_path):
+    assert command() == 2 and capsys.readouterr().err.startswith("usage: python -m llmchain")
+    assert command(str(tmp_path / "none.json")) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "job.json").write_text('{"functions": 1}')
+    assert command(str(tmp_path / "job.json")) == 1
+    assert "unexpected keyword argument 'functions'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -421,3 +421,14 @@ def test_labels_of_packed_pairs_lie_at_their_first_tokens():
             ValueError, match=r"pair_labels: packed pairs want a label of shape \(3, 6\)"
         ):
             pair_labels(bad, which)
+
+
+@pytest.mark.parametrize("mask_id", [-1, 30, 99])
+def test_a_mask_that_is_no_token_of_the_model_is_refused(mask_id):
+    with pytest.raises(ValueError, match=f"mask_id must be from 0 to 29, got {mask_id}"):
+        mask_tokens(torch.ones(2, 8, dtype=torch.long), [0], mask_id, 30, torch.Generator())
+
+
+def test_a_batch_of_no_rows_is_refused():
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        clm_batch(np.arange(90, dtype=np.uint16), 0, 0, 8, 0)

@@ -10,7 +10,7 @@ __all__ = ['STRATEGIES', 'ring_all_reduce', 'own_rank', 'rank_rows', 'rank_seed'
            'held_out_rows', 'evaluate_ranks', 'train_distributed', 'named_function', 'inside_this_machine',
            'process_group', 'end_with_parent', 'main', 'failure_line', 'agent_kept_quiet', 'last_words_in', 'following',
            'check_launch', 'launch', 'ray_rank', 'variables', 'ray_running', 'ray_failure_line', 'launch_ray',
-           'gradient_job', 'train_job', 'jobs_in_turn']
+           'gradient_job', 'train_job', 'jobs_in_turn', 'command']
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #4db590b3
 import ctypes
@@ -38,6 +38,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -66,6 +67,7 @@ from llmchain.pretrain.training import (
     optimizer_tensors,
     publish_checkpoint,
     results,
+    room_or_nothing,
     run_config,
     split_batch,
     step_randomness,
@@ -329,7 +331,7 @@ def save_sharded(
                 shutil.rmtree(leftover, ignore_errors=True)
         aside.mkdir(parents=True)
     barrier()
-    with warnings.catch_warnings():
+    with room_or_nothing(aside, (OSError, CheckpointException)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that one process alone is no group
         dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(aside), save_distributed=True))  # fmt: skip
     if rank == 0:
@@ -489,15 +491,15 @@ def train_distributed(
     "`train`, on all ranks of the group; outside of a group a world of one."
     folder = Path(checkpoint_dir) if checkpoint_dir else None
     how = {"grad_clip": 1.0, "n_micro": 1, "precision": "fp32"} | how
-    rest = {"checkpoint_every": checkpoint_every, "eval_every": eval_every, **how}
-    check_settings(n_steps, schedule=schedule, weight_decay=weight_decay, **rest)
+    rest = {"checkpoint_every": checkpoint_every, "eval_every": eval_every, "seed": seed, **how}
+    check_settings(n_steps, schedule=schedule, weight_decay=weight_decay, muon=muon, **rest)
     rows_of, betas = rank_batches(batches, seed, device), (0.9, 0.95)
     n_terms = len(objective.counts(check_before_work(model, rows_of(0), how["n_micro"], folder)))
     wrapped = distribute(model.to(device), strategy, device, n_terms)
     optimizer = make_optimizer(model, weight_decay, betas, muon)
-    config = run_config(objective, how, weight_decay, betas, muon, seed, 0.0)
+    config = run_config(model, objective, how, weight_decay, betas, muon, seed, 0.0)
     state = begin_or_resume_ranks(folder, model, optimizer, config, n_steps, schedule, device)
-    left = steps_left(objective, batches, state["step"], n_steps)
+    left = steps_left(model, objective, batches, state["step"], n_steps)
     own = rank_seed(seed, own_rank()[0])
     how |= {"device": device, "backward": backward_ranks}
     rows = training_steps(wrapped, optimizer, objective, rows_of, schedule, left, own, **how)
@@ -898,3 +900,26 @@ def jobs_in_turn(
     "Several jobs in one world."
     jobs = {"gradient_job": gradient_job, "train_job": train_job}
     return [jobs[name](own, device) for name, own in settings["jobs"]]
+
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #dc5df0c8
+def command(
+    *job_files: str,  # one: JSON, the arguments of `launch`
+) -> int:  # exit code: 0 done, 1 failed, 2 called in a way that cannot be meant
+    "`launch` from the command line: what rank 0 prints, or one line about what went wrong."
+    if len(job_files) != 1:
+        print("usage: python -m llmchain.pretrain.distributed job.json", file=sys.stderr)
+        return 2
+    try:
+        launch(**json.loads(Path(job_files[0]).read_text()), on_line=print)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"llmchain: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
+    return 0
+
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #eb1fb18b
+if (
+    __name__ == "__main__"
+    and "TORCHELASTIC_RUN_ID" not in os.environ
+    and Path(sys.argv[0]).name == "distributed.py"  # in a notebook it is the kernel's
+):
+    sys.exit(command(*sys.argv[1:]))

@@ -146,6 +146,8 @@ def mask_tokens(
     "Corruption of BERT (Devlin et al. 2019, A.1): of the chosen 80 % mask, 10 % random, 10 % kept."
     if not 0 <= rate <= 1:
         raise ValueError(f"mask_tokens: rate must lie between 0 and 1, got {rate}")
+    if not 0 <= mask_id < vocab_size:
+        raise ValueError(f"mask_tokens: mask_id must be from 0 to {vocab_size - 1}, got {mask_id}")
     device = input_ids.device
     special = torch.as_tensor(sorted(special_ids), device=device)
     choice, action = torch.rand(2, *input_ids.shape, generator=generator).to(device)
@@ -339,6 +341,8 @@ def batch_indices(
     seed: int,  # chooses the order of each epoch
 ) -> np.ndarray:  # (B,) which items this step reads
     "Items of one step: epochs without replacement, and no state to save or restore."
+    if batch_size < 1:
+        raise ValueError(f"batch_indices: batch_size must be at least 1, got {batch_size}")
     if n_items < 1:
         raise ValueError("batch_indices: no items; the split is empty or shorter than one block")
     places = np.arange(step * batch_size, (step + 1) * batch_size)
