@@ -560,6 +560,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'llmchain/pretrain/distributed.py'),
                                                'llmchain.pretrain.distributed.check_space': ( '02_pretraining/distributed.html#check_space',
                                                                                               'llmchain/pretrain/distributed.py'),
+                                               'llmchain.pretrain.distributed.clm_held_out': ( '02_pretraining/distributed.html#clm_held_out',
+                                                                                               'llmchain/pretrain/distributed.py'),
                                                'llmchain.pretrain.distributed.clm_recipe': ( '02_pretraining/distributed.html#clm_recipe',
                                                                                              'llmchain/pretrain/distributed.py'),
                                                'llmchain.pretrain.distributed.command': ( '02_pretraining/distributed.html#command',

@@ -536,7 +536,7 @@ def test_a_rank_that_is_killed_is_named_and_the_run_goes_on_to_the_same_bits(rec
     "options,words",
     [
         ({"strategy": "dp"}, "ValueError: distribute: strategy must be one of: ddp, fsdp; got dp"),
-        ({"checkpoint_dir": "/proc/none"}, "OSError: train: checkpoints need 0.1 MB in /proc/none, 0.0 MB are free"),
+        ({"checkpoint_dir": "/proc/none"}, "OSError: train: checkpoints need 0.2 MB in /proc/none, 0.0 MB are free"),
     ],
     ids=["strategy", "no space"],
 )  # fmt: skip

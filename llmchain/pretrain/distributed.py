@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'ring_all_reduce', 'own_rank', 'rank_rows', 'rank_seed', 'rank_batches', 'sum_over_ranks',
-           'gradients_sent', 'backward_ranks', 'clm_recipe', 'check_same_weights', 'distribute', 'local_part', 'whole',
-           'resident_bytes', 'sharded_tensors', 'check_space', 'barrier', 'save_sharded', 'sharded_fault', 'check_fits',
-           'make_moments', 'load_sharded', 'begin_or_resume_ranks', 'check_before_work', 'counted_together',
-           'held_out_rows', 'evaluate_ranks', 'train_distributed', 'named_function', 'inside_this_machine',
-           'process_group', 'end_with_parent', 'main', 'failure_line', 'agent_kept_quiet', 'last_words_in', 'following',
-           'check_launch', 'launch', 'ray_rank', 'variables', 'ray_running', 'ray_failure_line', 'launch_ray',
-           'gradient_job', 'train_job', 'jobs_in_turn', 'command']
+           'gradients_sent', 'backward_ranks', 'clm_recipe', 'clm_held_out', 'check_same_weights', 'distribute',
+           'local_part', 'whole', 'resident_bytes', 'sharded_tensors', 'check_space', 'barrier', 'save_sharded',
+           'sharded_fault', 'check_fits', 'make_moments', 'load_sharded', 'begin_or_resume_ranks', 'check_before_work',
+           'counted_together', 'held_out_rows', 'evaluate_ranks', 'train_distributed', 'named_function',
+           'inside_this_machine', 'process_group', 'end_with_parent', 'main', 'failure_line', 'agent_kept_quiet',
+           'last_words_in', 'following', 'check_launch', 'launch', 'ray_rank', 'variables', 'ray_running',
+           'ray_failure_line', 'launch_ray', 'gradient_job', 'train_job', 'jobs_in_turn', 'command']
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #4db590b3
 import ctypes
@@ -30,6 +30,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,17 @@ def clm_recipe(
     model = GPT(config, torch.Generator().manual_seed(seed))
     model = model.to(getattr(torch, settings.get("dtype", "float32")))
     return model, CausalObjective(), batches, schedule
+
+
+def clm_held_out(
+    settings: dict,  # tokens (a folder), sizes, batch_size, seed; held_out: rows
+) -> list[dict]:  # batches of rows of the validation split, the last one with what is left
+    "Held-out rows from what a file of settings can hold."
+    stream, _ = load_clm(settings["tokens"], "validation")
+    block_size = settings["sizes"]["block_size"]
+    n_rows = min(settings["held_out"], (len(stream) - 1) // (block_size - 1))  # none twice
+    rows = clm_batch(stream, 0, n_rows, block_size, settings["seed"])["input_ids"]
+    return [{"input_ids": part} for part in rows.split(settings["batch_size"])]
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #c90ff62d
 def check_same_weights(
@@ -766,7 +778,7 @@ def variables(
         for name in added:
             os.environ.pop(name, None)
 
-
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #7ced7c46
 @contextmanager
 def ray_running(
     address: str | None,  # of a cluster; None: a Ray of our own, on this machine
@@ -872,13 +884,16 @@ def gradient_job(
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #9e1155e5
 def train_job(
-    settings: dict,  # of `clm_recipe`; options of `train_distributed`; fall: rank and step, if wanted
+    settings: dict,  # of `clm_recipe`; options of `train_distributed`; held_out, fall if wanted
     device: str,  # of this rank
 ) -> dict:  # history, seconds, tokens, resumed_from; digest of the trained weights
     "Train; rank 0 prints each step as a line of JSON."
     model, objective, batches, schedule = clm_recipe(settings)
     options = {"n_steps": settings["n_steps"], "seed": settings["seed"], "device": device}
     options |= settings.get("options", {})
+    if "held_out" in settings:
+        measure = partial(evaluate_ranks, objective=objective, batches=clm_held_out(settings))
+        options["evaluate"] = partial(measure, device=device)
 
     def on_step(step: int, row: dict) -> None:
         if [own_rank()[0], step] == settings.get("fall"):

@@ -390,7 +390,7 @@ def summed(
                 sums[term] = sums.get(term, 0.0) + float(total)
     return sums, counts
 
-
+# %% ../../nbs/02_pretraining/10_training.ipynb #15788082
 def mean_of(
     sums: dict[str, float],  # nats, for each term
     counts: dict[str, float],  # counted items, for each term
@@ -400,7 +400,7 @@ def mean_of(
         raise ValueError("evaluate: the batches hold nothing to count")
     return {term: sums[term] / n for term, n in counts.items() if n}
 
-
+# %% ../../nbs/02_pretraining/10_training.ipynb #6b91263b
 def evaluate_mean(
     model: nn.Module,  # left in the mode it was found in
     objective: Objective,  # sums and counts
@@ -553,7 +553,7 @@ def room_or_nothing(
             f"train: no checkpoint could be written into {aside.parent}: {told}"
         ) from None
 
-
+# %% ../../nbs/02_pretraining/10_training.ipynb #a7587d8e
 def save_checkpoint(
     folder: Path,  # where the checkpoints of this run lie
     model: nn.Module,  # weights and buffers
@@ -605,7 +605,7 @@ def checkpoint_fault(
     strange = [] if others else sorted(there - hashes.keys())
     return f"{strange[0]} is not in its manifest" if strange else None
 
-
+# %% ../../nbs/02_pretraining/10_training.ipynb #1f46426b
 def newest_checkpoint(
     folder: Path,  # where the checkpoints of this run lie; need not exist
     fault: Callable[[Path], str | None] = checkpoint_fault,  # what is wrong with one
@@ -912,7 +912,7 @@ def check_tokens(
             "take the tokenizer that belongs to the model"
         )
 
-
+# %% ../../nbs/02_pretraining/10_training.ipynb #49e4286e
 def steps_left(
     model: nn.Module,  # that is to be trained
     objective: Objective,  # counts
@@ -931,7 +931,7 @@ def steps_left(
         )
     return range(begin, n_steps)
 
-
+# %% ../../nbs/02_pretraining/10_training.ipynb #6969a1ca
 def run_config(
     model: nn.Module,  # by its sizes; not all of them show in the shape of a weight
     objective: Objective,  # by its name
@@ -985,9 +985,8 @@ def train(
 ) -> dict:  # history (a row a step), seconds, tokens, skipped, resumed_from; ema
     "Train. A run that was killed and is called again gives the same bits as one that was not."
     folder = Path(checkpoint_dir) if checkpoint_dir else None
-    rest = {"weight_decay": weight_decay, "muon": muon, "seed": seed, "grad_clip": grad_clip}
-    rest |= {"checkpoint_every": checkpoint_every, "eval_every": eval_every}
-    check_settings(n_steps, n_micro, precision, schedule, ema, **rest)
+    rest = dict(checkpoint_every=checkpoint_every, eval_every=eval_every, seed=seed, muon=muon)
+    check_settings(n_steps, n_micro, precision, schedule, ema, weight_decay=weight_decay, grad_clip=grad_clip, **rest)  # fmt: skip
     optimizer = make_optimizer(model.to(device), weight_decay, betas, muon)
     how = {"grad_clip": grad_clip, "n_micro": n_micro, "precision": precision, "device": device}
     config = run_config(model, objective, how, weight_decay, betas, muon, seed, ema)
