@@ -1298,7 +1298,7 @@ def test_a_pickle_under_the_name_of_safetensors_is_not_read(tmp_path):
     "change,message",
     [
         ({"muon": math.nan}, "muon must not be negative, got nan"),
-        ({"muon": -1.0, "seed": -1}, "muon must not be negative, got -1.0; seed must not be negative"),
+        ({"muon": -1.0, "seed": -1}, "seed must not be negative, got -1; muon must not be negative"),
         ({"muon": math.inf, "weight_decay": math.inf}, "weight_decay must be finite, got inf; muon must"),
     ],
 )  # fmt: skip
