@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -24,14 +25,21 @@ from llmchain.pretrain import distributed
 from llmchain.pretrain.distributed import (
     backward_ranks,
     check_space,
+    clm_recipe,
+    command,
     distribute,
+    evaluate_ranks,
     failure_line,
+    held_out_rows,
     launch,
+    launch_ray,
     load_sharded,
     own_rank,
     rank_batches,
     rank_rows,
     rank_seed,
+    ray_failure_line,
+    ray_running,
     ring_all_reduce,
     save_sharded,
     sharded_fault,
@@ -40,7 +48,12 @@ from llmchain.pretrain.distributed import (
 )
 from llmchain.pretrain.gpt import GPT, GPTConfig
 from llmchain.pretrain.objectives import CausalObjective, batch_indices
-from llmchain.pretrain.training import make_optimizer, newest_checkpoint, warmup_cosine
+from llmchain.pretrain.training import (
+    backward_batch,
+    make_optimizer,
+    newest_checkpoint,
+    warmup_cosine,
+)
 
 V, T, B, N_STEPS = 30, 8, 6, 9
 MODULE = "llmchain.pretrain.distributed"
@@ -207,6 +220,20 @@ def test_ranks_that_start_from_different_weights_are_refused():
         in_world(2, start)
 
 
+@given(n_ranks=st.integers(1, 8), size=st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_held_out_rows_are_read_once_however_uneven(n_ranks, size):
+    batch = {"rows": torch.arange(size), "kind": "text"}
+    parts = [held_out_rows(batch, rank, n_ranks) for rank in range(n_ranks)]
+    assert torch.equal(torch.cat([part["rows"] for part in parts]), batch["rows"])
+    assert max(len(p["rows"]) for p in parts) - min(len(p["rows"]) for p in parts) <= 1
+
+
+def test_held_out_rows_with_nothing_to_count_are_refused():
+    with pytest.raises(ValueError, match="evaluate: the batches hold nothing to count"):
+        evaluate_ranks(gpt(), CausalObjective(), [])
+
+
 # ---------------------------------------------------------------- checkpoints of shards
 
 
@@ -280,8 +307,18 @@ FAULTS = {
     "a shard of another run": lambda path: (path / "other.safetensors").write_bytes(b"x"),
     "no manifest": lambda path: (path / "manifest.json").unlink(),
     "half a manifest": lambda path: (path / "manifest.json").write_text('{"step": 6'),
+    "a manifest of letters": lambda path: (path / "manifest.json").write_text(
+        '{"step": "x", "sha256": {}}'
+    ),
+    "a state without a hash": lambda path: unhashed(path),
     "renamed": lambda path: path.rename(path.with_name("step_00000008")),
 }
+
+
+def unhashed(path):
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["sha256"]["state.json"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
 
 
 def flip(path):
@@ -329,23 +366,57 @@ def test_a_file_that_claims_shards_it_does_not_have_is_refused(written, tmp_path
 def test_no_space_is_said_before_the_first_step(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(distributed.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(OSError, match=r"no space for a checkpoint of .* MB .* 0.0 MB are free"):
+    with pytest.raises(OSError, match=r"checkpoints need 0.2 MB in .*, 0.0 MB are free; make room"):
         run(gpt(), tmp_path / "new" / "deep", on_step=stop_at(0))
     check_space(tmp_path, 1000)
+    with pytest.raises(OSError, match=r"no space for a checkpoint of .* MB .* 0.0 MB are free"):
+        check_space(tmp_path / "new", 1001)
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"schedule": lambda step: float("nan")}, "learning rate of step 0 is nan"),
+        ({"schedule": lambda step: -1.0}, "learning rate of step 0 is -1.0"),
+        ({"schedule": lambda step: 0.0}, "the learning rate is 0 at every step"),
+        ({"eval_every": -1}, "eval_every must not be negative, got -1"),
+    ],
+)
+def test_what_the_plain_loop_refuses_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        run(gpt(), **options)
+
+
+def test_pickles_and_data_with_nothing_to_count_are_refused(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds model.pt, a pickle"):
+        run(gpt(), tmp_path)
+    padding = lambda step: batches(step) | {"attention_mask": torch.zeros(B, T)}  # noqa: E731
+    with pytest.raises(ValueError, match="nothing to count in the batches of steps 0 to 8"):
+        train_distributed(gpt(), CausalObjective(), padding, n_steps=N_STEPS, schedule=schedule)
 
 
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint(written, tmp_path, monkeypatch):
     folder = copy(written, tmp_path)
-    calls = iter([None])
 
     def space(folder, n_bytes):
-        if next(calls, "full") == "full":
-            raise OSError("no space")
+        raise OSError("no space")
 
-    monkeypatch.setattr(distributed, "check_space", space)  # room at the start, none at the end
+    monkeypatch.setattr(distributed, "check_space", space)  # asked when it is saved
     with pytest.raises(OSError, match="no space"):
         ended("ddp", folder)
     assert newest_checkpoint(folder, sharded_fault).name == "step_00000006"
+
+
+def test_a_disk_that_is_full_while_shards_are_written_is_one_line(tmp_path):
+    def full():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.RLIM_INFINITY))
+        run(gpt(), tmp_path / "run", strategy="fsdp")
+
+    with pytest.raises(RuntimeError, match="OSError: train: no checkpoint could be written into .*File too large"):  # fmt: skip
+        in_world(2, full)
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
@@ -452,17 +523,47 @@ def test_a_rank_that_is_killed_is_named_and_the_run_goes_on_to_the_same_bits(rec
     saving = {"strategy": "fsdp", "checkpoint_dir": str(tmp_path), "checkpoint_every": 2}
     with pytest.raises(RuntimeError, match="rank 1 of 2 was killed by SIGKILL"):
         started(recipe, fall=[1, 5], **saving)
+    other = recipe | {"sizes": recipe["sizes"] | {"n_embd": 16}}
+    with pytest.raises(RuntimeError, match="rank . of 2: ValueError: train: the checkpoint of step 4 belongs to another run .n_embd was 12, is 16"):  # fmt: skip
+        started(other, **saving)
     again = started(recipe, **saving)
     assert again[0]["resumed_from"] == 4 and again[0]["digest"] == calm[0]["digest"]
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 @pytest.mark.slow
-def test_an_error_on_a_rank_is_one_line(recipe):
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        ({"strategy": "dp"}, "ValueError: distribute: strategy must be one of: ddp, fsdp; got dp"),
+        ({"checkpoint_dir": "/proc/none"}, "OSError: train: checkpoints need 0.2 MB in /proc/none, 0.0 MB are free"),
+    ],
+    ids=["strategy", "no space"],
+)  # fmt: skip
+def test_an_error_on_a_rank_is_one_line(recipe, options, words):
     with pytest.raises(RuntimeError) as told:
-        started(recipe, strategy="dp")
+        started(recipe, **options)
     assert str(told.value).startswith("launch: rank ") and "\n" not in str(told.value)
-    assert "ValueError: distribute: strategy must be one of: ddp, fsdp; got dp" in str(told.value)
+    assert words in str(told.value)
+
+
+@pytest.mark.slow
+def test_the_plain_command_says_one_line_and_ends_with_1(recipe, tmp_path):
+    job = {"function": f"{MODULE}:train_job", "n_processes": 4, "device": "cpu", "n_threads": 1}
+    (tmp_path / "job.json").write_text(json.dumps(job | {"settings": recipe}))
+    words = [sys.executable, "-m", MODULE, str(tmp_path / "job.json")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "llmchain: launch: 4 ranks cannot share a batch of 6 rows; the number of ranks must divide it\n"  # fmt: skip
+
+
+def test_the_plain_command_without_a_job_says_how(capsys, tmp_path):
+    assert command() == 2 and capsys.readouterr().err.startswith("usage: python -m llmchain")
+    assert command(str(tmp_path / "none.json")) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "job.json").write_text('{"functions": 1}')
+    assert command(str(tmp_path / "job.json")) == 1
+    assert "unexpected keyword argument 'functions'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -524,3 +625,67 @@ def test_the_command_line_does_the_same(recipe, tmp_path):
     assert done.returncode == 0, done.stderr
     results = [json.loads((tmp_path / f"result_{rank}.json").read_text()) for rank in (0, 1)]
     assert results[0]["digest"] == started(recipe)[0]["digest"] == results[1]["digest"]
+
+
+# ---------------------------------------------------------------- Ray Train
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    before = dict(os.environ)
+    with pytest.raises(
+        ImportError, match=r"^launch_ray: needs Ray: pip install 'llmchain\[scale\]'"
+    ):
+        launch_ray(f"{MODULE}:train_job", {"batch_size": 6}, 2, "cpu")
+    with pytest.raises(ValueError, match="4 ranks cannot share a batch of 6 rows"):
+        launch_ray(f"{MODULE}:train_job", {"batch_size": 6}, 4, "cpu")
+    assert dict(os.environ) == before
+
+
+class WorkerHealthCheckFailedError(Exception):
+    "Named as Ray's, which says a page."
+
+
+@pytest.mark.parametrize(
+    "failures,line",
+    [
+        ({0: RuntimeError("Connection reset by peer"), 1: WorkerHealthCheckFailedError("a\npage")}, "rank 1 of 2 was killed (often"),
+        ({0: RuntimeError("Connection reset by peer"), 1: KeyError("x")}, "rank 1 of 2: KeyError: 'x'"),
+        ({1: ValueError("two\nlines")}, "rank 1 of 2: ValueError: two"),
+        ({0: ValueError()}, "rank 0 of 2: ValueError: "),
+    ],
+)  # fmt: skip
+def test_the_cause_is_told_of_ray_s_failures_too(failures, line):
+    told = ray_failure_line(failures, 2)
+    assert told.startswith(line) and "\n" not in told
+
+
+@pytest.mark.slow
+def test_ray_train_does_what_torchrun_does(recipe, tmp_path):
+    """Two runs, since each start takes Ray ten seconds and more: one that ends with an error, one that goes on."""
+    pytest.importorskip("ray", reason="extra scale is not installed")
+    saving = {"strategy": "fsdp", "checkpoint_dir": str(tmp_path / "run"), "checkpoint_every": 4}
+    file = lambda strategy: {"gradients": str(tmp_path / strategy), "strategy": strategy}  # noqa: E731
+    jobs = [["gradient_job", recipe | file(strategy)] for strategy in ("ddp", "fsdp")]
+    jobs += [
+        ["train_job", recipe | {"options": options}] for options in (saving, {"strategy": "dp"})
+    ]
+    with ray_running(None, 2, 0):
+        with pytest.raises(RuntimeError) as told:
+            launch_ray(f"{MODULE}:jobs_in_turn", {"jobs": jobs}, 2, "cpu", n_threads=1)
+        ends = launch_ray(
+            f"{MODULE}:train_job", recipe | {"options": saving}, 2, "cpu", n_threads=1
+        )
+    words = "ValueError: distribute: strategy must be one of: ddp, fsdp; got dp"
+    assert str(told.value).startswith("launch_ray: rank ") and str(told.value).endswith(words)
+    model, objective, rows, _ = clm_recipe(recipe)
+    backward_batch(model, objective, rows(0))
+    for strategy in ("ddp", "fsdp"):
+        found = load_file(tmp_path / strategy)
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(found[name], parameter.grad, atol=1e-10, rtol=0)
+    newest = newest_checkpoint(tmp_path / "run", sharded_fault)
+    assert newest.name == f"step_{N_STEPS:08d}" and len(list(newest.glob("*.safetensors"))) == 2
+    calm = started(recipe, strategy="fsdp")
+    assert [end["resumed_from"] for end in ends] == [N_STEPS] * 2
+    assert {end["digest"] for end in ends} == {calm[0]["digest"]}

@@ -22,6 +22,7 @@ from llmchain.pretrain.objectives import (
     number_documents,
     pack_pairs,
     pack_stream,
+    pair_labels,
     random_spans,
     sentence_pairs,
     seq2seq_sums,
@@ -415,3 +416,30 @@ def test_none_or_all_masked(labels):
         assert float((nats / count - expected).detach().abs()) < 1e-6
     else:
         assert float(nats.detach()) == 0 and float(gradient.abs().sum()) == 0
+
+
+def test_labels_of_packed_pairs_lie_at_their_first_tokens():
+    which = torch.tensor([[0, 0, 1, 1, 2, -1], [0, 0, 0, 0, -1, -1], [3, 3, 4, 4, 4, 4]])
+    labels = torch.full_like(which, -100)
+    labels[0, 0], labels[0, 4], labels[1, 0], labels[2, 2] = 1, 0, 1, 0  # two are not asked
+    wanted = [1, -100, 0, 1, -100, 0]
+    assert pair_labels(labels, which).tolist() == wanted
+    assert pair_labels(labels[:1], which[:1]).tolist() == wanted[:3]
+    batch = {"labels": labels, "next_sentence_label": labels, "document_ids": which}
+    assert MaskedObjective().counts(batch)["nsp"] == 4
+    for bad in (torch.tensor(wanted), labels.masked_fill(which == -1, 1), labels[:, :5]):
+        with pytest.raises(
+            ValueError, match=r"pair_labels: packed pairs want a label of shape \(3, 6\)"
+        ):
+            pair_labels(bad, which)
+
+
+@pytest.mark.parametrize("mask_id", [-1, 30, 99])
+def test_a_mask_that_is_no_token_of_the_model_is_refused(mask_id):
+    with pytest.raises(ValueError, match=f"mask_id must be from 0 to 29, got {mask_id}"):
+        mask_tokens(torch.ones(2, 8, dtype=torch.long), [0], mask_id, 30, torch.Generator())
+
+
+def test_a_batch_of_no_rows_is_refused():
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        clm_batch(np.arange(90, dtype=np.uint16), 0, 0, 8, 0)

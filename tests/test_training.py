@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from llmchain.pretrain import training
+from llmchain.pretrain.gpt import GPT, GPTConfig
+from llmchain.pretrain.objectives import CausalObjective
 from llmchain.pretrain.training import (
     backward_batch,
     checkpoint_fault,
@@ -1241,3 +1243,93 @@ def test_an_empty_data_set_is_refused_before_the_first_step():
             n_steps=2, schedule=schedule,
         )  # fmt: skip
     assert same(bits(model), before)
+
+
+def small_gpt(**sizes):
+    sizes = {"vocab_size": V, "block_size": T, "n_layer": 1, "n_head": 2, "n_embd": 12} | sizes
+    return GPT(GPTConfig(**sizes), torch.Generator().manual_seed(0))
+
+
+def tokens_to(high):
+    return lambda step: {"input_ids": torch.full((2, 4), high)}
+
+
+@pytest.mark.parametrize("high", [V, V + 9, -1])
+def test_tokens_that_the_model_does_not_know_are_refused_before_the_first_step(tmp_path, high):
+    model = small_gpt()
+    before = bits(model)
+    message = (
+        f"train: the data have tokens {high} to {high}, the model knows 0 to {V - 1}; take the"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(model, CausalObjective(), tokens_to(high), n_steps=2, schedule=schedule, checkpoint_dir=tmp_path)  # fmt: skip
+    assert nothing_happened(model, before, tmp_path)
+
+
+def test_a_text_longer_than_the_context_is_refused_at_the_first_step(tmp_path):
+    model, long = small_gpt(block_size=3), tokens_to(1)
+    with pytest.raises(ValueError, match="^GPT: 4 tokens given, block_size is 3$"):
+        train(model, CausalObjective(), long, n_steps=2, schedule=schedule, checkpoint_dir=tmp_path)
+    assert same(bits(model), bits(small_gpt(block_size=3))) and list(tmp_path.iterdir()) == []
+
+
+def test_heads_and_dropout_belong_to_a_run_though_no_weight_shows_them(tmp_path):
+    kw = {"schedule": schedule, "checkpoint_dir": tmp_path}
+    train(small_gpt(), CausalObjective(), tokens_to(1), n_steps=2, **kw)
+    other = small_gpt(n_head=4, dropout=0.1)
+    with pytest.raises(
+        ValueError, match=r"another run \(n_head was 2, is 4; dropout was 0.0, is 0.1\)"
+    ):
+        train(other, CausalObjective(), tokens_to(1), n_steps=3, **kw)
+
+
+def test_a_pickle_under_the_name_of_safetensors_is_not_read(tmp_path):
+    interrupted(tmp_path)
+    path = newest_checkpoint(tmp_path)
+    torch.save({"weight": torch.ones(1)}, path / "model.safetensors")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["sha256"]["model.safetensors"] = training.sha256(path / "model.safetensors")
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"model.safetensors: not a file of safetensors \("):
+        run(toy(), checkpoint_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"muon": math.nan}, "muon must not be negative, got nan"),
+        ({"muon": -1.0, "seed": -1}, "seed must not be negative, got -1; muon must not be negative"),
+        ({"muon": math.inf, "weight_decay": math.inf}, "weight_decay must be finite, got inf; muon must"),
+    ],
+)  # fmt: skip
+def test_numbers_that_would_end_in_nan_are_refused(change, message):
+    with pytest.raises(ValueError, match=f"^train: {message}"):
+        run(toy(), **change)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_before_the_work(tmp_path):
+    model = toy()
+    before = bits(model)
+    (tmp_path / "run").write_text("")
+    with pytest.raises(
+        OSError, match=r"no checkpoint can be written into .*run: .*run is no folder"
+    ):
+        run(model, checkpoint_dir=tmp_path / "run")
+    assert same(bits(model), before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit for the size of a file")
+def test_a_disk_that_is_full_while_it_is_written_is_one_line_and_leaves_nothing(tmp_path):
+    """A limit for the size of a file stands for the disk; in another process, since it is for all of one."""
+    code = (
+        "import resource, signal, sys, test_training as t\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        f"try:\n    t.run(t.toy(), checkpoint_dir=t.Path({str(tmp_path / 'run')!r}))\n"
+        "except OSError as error:\n    print(error)\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})  # fmt: skip
+    assert done.stdout.startswith("train: no checkpoint could be written into"), done.stderr
+    assert "File too large" in done.stdout and done.stdout.count("\n") == 1
+    assert list((tmp_path / "run").iterdir()) == []

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'ring_all_reduce', 'own_rank', 'rank_rows', 'rank_seed', 'rank_batches', 'sum_over_ranks',
-           'gradients_sent', 'backward_ranks', 'clm_recipe', 'check_same_weights', 'distribute', 'local_part', 'whole',
-           'resident_bytes', 'sharded_tensors', 'check_space', 'barrier', 'save_sharded', 'sharded_fault', 'check_fits',
-           'make_moments', 'load_sharded', 'begin_or_resume_ranks', 'check_before_work', 'counted_together',
-           'train_distributed', 'named_function', 'process_group', 'end_with_parent', 'main', 'failure_line',
-           'agent_kept_quiet', 'last_words_in', 'following', 'check_launch', 'launch', 'gradient_job', 'train_job',
-           'jobs_in_turn']
+           'gradients_sent', 'backward_ranks', 'clm_recipe', 'clm_held_out', 'check_same_weights', 'distribute',
+           'local_part', 'whole', 'resident_bytes', 'sharded_tensors', 'check_space', 'barrier', 'save_sharded',
+           'sharded_fault', 'check_fits', 'make_moments', 'load_sharded', 'begin_or_resume_ranks', 'check_before_work',
+           'counted_together', 'held_out_rows', 'evaluate_ranks', 'train_distributed', 'named_function',
+           'inside_this_machine', 'process_group', 'end_with_parent', 'main', 'failure_line', 'agent_kept_quiet',
+           'last_words_in', 'following', 'check_launch', 'launch', 'ray_rank', 'variables', 'ray_running',
+           'ray_failure_line', 'launch_ray', 'gradient_job', 'train_job', 'jobs_in_turn', 'command']
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #4db590b3
 import ctypes
@@ -26,9 +27,10 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -51,18 +54,26 @@ from .gpt import GPT, GPTConfig
 from .objectives import CausalObjective, clm_batch, load_clm
 from llmchain.pretrain.training import (
     Objective,
+    check_folder,
     check_resumable,
     check_settings,
+    checkpoint_fault,
+    evaluated,
     follow_steps,
     make_optimizer,
+    mean_of,
     mixed_precision,
     model_tensors,
     newest_checkpoint,
     optimizer_tensors,
     publish_checkpoint,
-    sha256,
+    results,
+    room_or_nothing,
+    run_config,
     split_batch,
     step_randomness,
+    steps_left,
+    summed,
     to_device,
     training_steps,
     warmup_cosine,
@@ -135,12 +146,14 @@ def sum_over_ranks(
     values: dict[str, float],  # the same keys on all ranks
     device: str | torch.device = "cpu",  # cuda if the ranks talk through NCCL
 ) -> dict[str, float]:  # sums, the same on all ranks
-    "All-reduce of a few numbers in one message; 64 bits, so counts stay exact."
+    "A few numbers in one message, added in the order of the ranks; 64 bits, so counts stay exact."
     if not dist.is_initialized() or not values:
         return dict(values)
-    message = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
-    dist.all_reduce(message)
-    return dict(zip(values, message.tolist(), strict=True))
+    rank, n_ranks = own_rank()
+    table = torch.zeros(len(values), n_ranks, dtype=torch.float64, device=device)
+    table[:, rank] = torch.tensor(list(values.values()), dtype=torch.float64)
+    dist.all_reduce(table)  # each place has one number and zeros: exact in any order
+    return {key: sum(row) for key, row in zip(values, table.tolist(), strict=True)}
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #6e78cb95
 @contextmanager
@@ -202,6 +215,17 @@ def clm_recipe(
     model = GPT(config, torch.Generator().manual_seed(seed))
     model = model.to(getattr(torch, settings.get("dtype", "float32")))
     return model, CausalObjective(), batches, schedule
+
+
+def clm_held_out(
+    settings: dict,  # tokens (a folder), sizes, batch_size, seed; held_out: rows
+) -> list[dict]:  # batches of rows of the validation split, the last one with what is left
+    "Held-out rows from what a file of settings can hold."
+    stream, _ = load_clm(settings["tokens"], "validation")
+    block_size = settings["sizes"]["block_size"]
+    n_rows = min(settings["held_out"], (len(stream) - 1) // (block_size - 1))  # none twice
+    rows = clm_batch(stream, 0, n_rows, block_size, settings["seed"])["input_ids"]
+    return [{"input_ids": part} for part in rows.split(settings["batch_size"])]
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #c90ff62d
 def check_same_weights(
@@ -319,7 +343,7 @@ def save_sharded(
                 shutil.rmtree(leftover, ignore_errors=True)
         aside.mkdir(parents=True)
     barrier()
-    with warnings.catch_warnings():
+    with room_or_nothing(aside, (OSError, CheckpointException)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that one process alone is no group
         dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(aside), save_distributed=True))  # fmt: skip
     if rank == 0:
@@ -331,19 +355,8 @@ def save_sharded(
 def sharded_fault(
     path: Path,  # a checkpoint
 ) -> str | None:  # what is wrong with it, None if nothing is
-    "Compare the files of a checkpoint with its manifest, all of them and no others."
-    try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        hashes, step = dict(manifest["sha256"]), manifest["step"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"manifest.json cannot be read ({type(error).__name__})"
-    if path.name != f"step_{step:08d}":
-        return f"its manifest is of step {step}"
-    there = {file.name for file in path.iterdir()} - {"manifest.json"}
-    for name in sorted(there ^ (hashes.keys() | {"state.json"})):
-        return f"{name} is {'not in its manifest' if name in there else 'missing'}"
-    differ = [name for name in sorted(hashes) if sha256(path / name) != hashes[name]]
-    return f"{differ[0]} differs from its sha256" if differ else None
+    "As in the single process, but no other file may lie there: a reader would take it for a shard."
+    return checkpoint_fault(path, needed=(), others=False)
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #e7e27a28
 def check_fits(
@@ -428,9 +441,8 @@ def check_before_work(
     folder: Path | None,  # where checkpoints go; None: none are written
 ) -> dict:  # the first part
     "Refuse what cannot end well before the first step is taken."
-    tensors = model_tensors(model).values()
     if folder:
-        check_space(folder, 3 * sum(t.numel() * t.element_size() for t in tensors))  # and moments
+        check_folder(folder, model)
     return split_batch(rows, n_micro)[0]
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #7515bcd7
@@ -442,6 +454,31 @@ def counted_together(
     for row in rows:
         tokens = int(sum_over_ranks({"tokens": row["tokens"]}, device)["tokens"])
         yield row | {"tokens": tokens, "tokens_per_second": tokens / row["seconds"]}
+
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #1d691624
+def held_out_rows(
+    batch: dict,  # tensors (B, ...), the same batch on every rank
+    rank: int,  # from 0
+    n_ranks: int,  # P, ranks in the world; need not divide B
+) -> dict:  # tensors (B / P, ...), rounded up or down; may be empty
+    "The rows of one rank, where an uneven cut does no harm."
+    return {
+        key: value.tensor_split(n_ranks)[rank] if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }
+
+
+def evaluate_ranks(
+    model: nn.Module,  # plain, DDP or FSDP; left in the mode it was found in
+    objective: Objective,  # sums and counts
+    batches: Iterable[dict],  # the same on all ranks; each is used once
+    device: str | torch.device = "cpu",  # where the model lives
+    precision: str = "fp32",  # fp32 or bf16
+) -> dict[str, float]:  # nats per counted item, for each term; the same on all ranks
+    "`evaluate_mean`, with the rows of every batch shared out."
+    own = (held_out_rows(batch, *own_rank()) for batch in batches)
+    sums, counts = summed(model, objective, own, device, precision)
+    return mean_of(sum_over_ranks(sums, device), sum_over_ranks(counts, device))
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #f8d14ff8
 def train_distributed(
@@ -457,6 +494,8 @@ def train_distributed(
     seed: int = 0,  # of dropout (0 or more)
     checkpoint_dir: Path | None = None,  # goes on from the newest good checkpoint in it
     checkpoint_every: int = 0,  # steps between checkpoints; 0: only one, at the end
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,  # see `evaluate_ranks`
+    eval_every: int = 0,  # steps between evaluations; 0: only one, at the end
     on_step: Callable[[int, dict], None] | None = None,  # sees each step and its row, on every rank
     device: str | torch.device = "cpu",  # of this rank
     **how: object,  # grad_clip, n_micro (of a rank's rows), precision: see train_step
@@ -464,25 +503,23 @@ def train_distributed(
     "`train`, on all ranks of the group; outside of a group a world of one."
     folder = Path(checkpoint_dir) if checkpoint_dir else None
     how = {"grad_clip": 1.0, "n_micro": 1, "precision": "fp32"} | how
-    check_settings(n_steps, checkpoint_every=checkpoint_every, weight_decay=weight_decay, **how)
-    rows_of = rank_batches(batches, seed, device)
+    rest = {"checkpoint_every": checkpoint_every, "eval_every": eval_every, "seed": seed, **how}
+    check_settings(n_steps, schedule=schedule, weight_decay=weight_decay, muon=muon, **rest)
+    rows_of, betas = rank_batches(batches, seed, device), (0.9, 0.95)
     n_terms = len(objective.counts(check_before_work(model, rows_of(0), how["n_micro"], folder)))
     wrapped = distribute(model.to(device), strategy, device, n_terms)
-    optimizer = make_optimizer(model, weight_decay, (0.9, 0.95), muon)
-    config = {"objective": type(objective).__name__, "weight_decay": weight_decay, "muon": muon}
-    config |= {"seed": seed, **how}
+    optimizer = make_optimizer(model, weight_decay, betas, muon)
+    config = run_config(model, objective, how, weight_decay, betas, muon, seed, 0.0)
     state = begin_or_resume_ranks(folder, model, optimizer, config, n_steps, schedule, device)
-    resumed_from, steps = state["step"], range(state["step"], n_steps)
-    how |= {"device": device, "backward": backward_ranks}
+    left = steps_left(model, objective, batches, state["step"], n_steps)
     own = rank_seed(seed, own_rank()[0])
-    rows = training_steps(wrapped, optimizer, objective, rows_of, schedule, steps, own, **how)
+    how |= {"device": device, "backward": backward_ranks}
+    rows = training_steps(wrapped, optimizer, objective, rows_of, schedule, left, own, **how)
     rows = counted_together(rows, device)
-    saving = {"save": save_sharded, "fault": sharded_fault}
-    follow_steps(
-        rows, model, optimizer, state, n_steps, folder, checkpoint_every, on_step, **saving
-    )
-    result = {k: state[k] for k in ("history", "seconds", "tokens", "skipped")}
-    return result | {"resumed_from": resumed_from}
+    rows = evaluated(rows, wrapped, evaluate, eval_every, n_steps, own, device)
+    saving = (n_steps, folder, checkpoint_every, on_step)
+    follow_steps(rows, model, optimizer, state, *saving, save=save_sharded, fault=sharded_fault)
+    return results(state, left.start, None)
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #21e5a002
 def named_function(
@@ -498,6 +535,12 @@ def named_function(
         ) from None
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #37dbf869
+def inside_this_machine() -> dict[str, str]:  # variables of gloo and NCCL
+    "The interface that leads nowhere else."
+    inside = next((n for _, n in socket.if_nameindex() if n.startswith("lo")), "lo")
+    return {"GLOO_SOCKET_IFNAME": inside, "NCCL_SOCKET_IFNAME": inside}
+
+
 @contextmanager
 def process_group(
     device: str = "auto",  # auto: GPUs if there are any; cpu; cuda
@@ -509,10 +552,9 @@ def process_group(
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    if os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost"):  # stay inside this machine
-        inside = next((n for _, n in socket.if_nameindex() if n.startswith("lo")), "lo")
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", inside)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", inside)
+    if os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost"):
+        for name, value in inside_this_machine().items():
+            os.environ.setdefault(name, value)
     backend = "nccl" if device.startswith("cuda") else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     yield device
@@ -705,6 +747,125 @@ def launch(
         results = [folder / f"result_{rank}.json" for rank in range(n_processes)]
         return [json.loads(path.read_text()) for path in results]
 
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #9009d4d4
+def ray_rank(
+    job: dict,  # function, settings, n_threads
+) -> list[str]:  # what the function returned on each rank, as JSON
+    "What Ray Train calls on every rank; it has joined the group already."
+    from ray.train.torch import get_device
+
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if job["n_threads"]:
+        torch.set_num_threads(job["n_threads"])
+    result = named_function(job["function"])(job["settings"], str(device))
+    told = [None] * own_rank()[1]
+    dist.all_gather_object(told, json.dumps(result))  # Ray would hand over that of rank 0 only
+    return told
+
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #5f28b479
+@contextmanager
+def variables(
+    wanted: dict[str, str],  # name -> value
+) -> Iterator[None]:  # they are set inside; what was set before has its own value, inside too
+    "Environment variables for a while."
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #7ced7c46
+@contextmanager
+def ray_running(
+    address: str | None,  # of a cluster; None: a Ray of our own, on this machine
+    n_processes: int,  # ranks that a Ray of our own has room for
+    n_gpus: int,  # GPUs that it has
+) -> Iterator[None]:  # Ray is connected inside
+    "Use the Ray that this process is connected to, or connect, and leave it as it was found."
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(
+            f"launch_ray: needs Ray: pip install 'llmchain[scale]' ({error})"
+        ) from None
+    if ray.is_initialized():
+        yield
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        ray.init(address, **quiet)
+    else:  # the path must be short, since it holds sockets
+        folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if os.name == "posix" else None)
+        room = {"num_cpus": n_processes, "num_gpus": n_gpus, "object_store_memory": 100 * 2**20}
+        ray.init("local", _temp_dir=folder, include_dashboard=False, **room, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if not address:
+            shutil.rmtree(folder, ignore_errors=True)
+
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #64585205
+def ray_failure_line(
+    failures: dict[int, Exception],  # by rank, as Ray Train found them
+    n_ranks: int,  # P, ranks in the world
+) -> str:  # which rank, what happened, what to do
+    "As `failure_line`: who was killed first, then who raised, then who lost a connection."
+
+    def order(item: tuple[int, Exception]) -> tuple:
+        gone = re.search("Died|Unavailable|HealthCheck", type(item[1]).__name__)
+        return not gone, bool(re.search(r"[Cc]onnection|peer|NCCL|[Tt]imed out", str(item[1])))
+
+    rank, cause = min(failures.items(), key=order)
+    if not order((rank, cause))[0]:  # Ray's words for it fill a page
+        return (
+            f"rank {rank} of {n_ranks} was killed (often the kernel, out of memory), the others were "
+            "stopped; call again with the same checkpoint_dir to go on from the newest checkpoint"
+        )
+    told = str(cause).strip().splitlines() or [""]
+    return f"rank {rank} of {n_ranks}: {type(cause).__name__}: {told[0]}"
+
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #96f31e65
+def launch_ray(
+    function: str,  # "package.module:function", called as function(settings, device) on each rank
+    settings: dict,  # JSON
+    n_processes: int,  # ranks (at least 1)
+    device: str = "auto",  # auto: a GPU each if this machine has any; cpu; cuda
+    timeout: float = 600.0,  # seconds that a rank waits for another, and we for free places
+    n_threads: int | None = None,  # of each rank; None: this process's, shared out
+    address: str
+    | None = None,  # of a Ray cluster; None: on this machine, for the length of the job
+    storage: str | None = None,  # folder that all machines of a cluster see; None: a temporary one
+) -> list:  # what the function returned on each rank, JSON
+    "`launch`, with Ray Train in the place of torchrun's agent."
+    check_launch(function, n_processes, device if address is None else "cpu", settings.get("batch_size"))  # fmt: skip
+    gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    n_threads = n_threads or max(1, torch.get_num_threads() // n_processes)
+    told = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(timeout), "RAY_USAGE_STATS_ENABLED": "0"}
+    told |= {} if address else inside_this_machine()
+    with variables(told), ray_running(address, n_processes, n_processes * gpu), tempfile.TemporaryDirectory() as folder:  # fmt: skip
+        from ray import train
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        trainer = TorchTrainer(
+            named_function("llmchain.pretrain.distributed:ray_rank"),  # which the workers import
+            train_loop_config={"function": function, "settings": settings, "n_threads": n_threads},
+            torch_config=TorchConfig("nccl" if gpu else "gloo", timeout_s=int(timeout)),
+            scaling_config=train.ScalingConfig(num_workers=n_processes, use_gpu=gpu),
+            run_config=train.RunConfig(name="ranks", storage_path=storage or folder, failure_config=train.FailureConfig(controller_failure_limit=0)),
+        )  # fmt: skip
+        try:
+            return [json.loads(result) for result in trainer.fit().return_value]
+        except train.WorkerGroupError as error:
+            line = ray_failure_line(error.worker_failures, n_processes)
+        except train.TrainingFailedError as error:
+            line = " ".join(str(error).split())[:300]
+    raise RuntimeError(f"launch_ray: {line}")
+
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #4bcc4106
 def gradient_job(
     settings: dict,  # of `clm_recipe`; strategy; gradients: a file that rank 0 writes
@@ -723,13 +884,16 @@ def gradient_job(
 
 # %% ../../nbs/02_pretraining/40_distributed.ipynb #9e1155e5
 def train_job(
-    settings: dict,  # of `clm_recipe`; options of `train_distributed`; fall: rank and step, if wanted
+    settings: dict,  # of `clm_recipe`; options of `train_distributed`; held_out, fall if wanted
     device: str,  # of this rank
 ) -> dict:  # history, seconds, tokens, resumed_from; digest of the trained weights
     "Train; rank 0 prints each step as a line of JSON."
     model, objective, batches, schedule = clm_recipe(settings)
     options = {"n_steps": settings["n_steps"], "seed": settings["seed"], "device": device}
     options |= settings.get("options", {})
+    if "held_out" in settings:
+        measure = partial(evaluate_ranks, objective=objective, batches=clm_held_out(settings))
+        options["evaluate"] = partial(measure, device=device)
 
     def on_step(step: int, row: dict) -> None:
         if [own_rank()[0], step] == settings.get("fall"):
@@ -751,3 +915,26 @@ def jobs_in_turn(
     "Several jobs in one world."
     jobs = {"gradient_job": gradient_job, "train_job": train_job}
     return [jobs[name](own, device) for name, own in settings["jobs"]]
+
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #dc5df0c8
+def command(
+    *job_files: str,  # one: JSON, the arguments of `launch`
+) -> int:  # exit code: 0 done, 1 failed, 2 called in a way that cannot be meant
+    "`launch` from the command line: what rank 0 prints, or one line about what went wrong."
+    if len(job_files) != 1:
+        print("usage: python -m llmchain.pretrain.distributed job.json", file=sys.stderr)
+        return 2
+    try:
+        launch(**json.loads(Path(job_files[0]).read_text()), on_line=print)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"llmchain: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
+    return 0
+
+# %% ../../nbs/02_pretraining/40_distributed.ipynb #eb1fb18b
+if (
+    __name__ == "__main__"
+    and "TORCHELASTIC_RUN_ID" not in os.environ
+    and Path(sys.argv[0]).name == "distributed.py"  # in a notebook it is the kernel's
+):
+    sys.exit(command(*sys.argv[1:]))

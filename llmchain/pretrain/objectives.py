@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['SENTENCE_END', 'cross_entropy', 'cross_entropy_gradient', 'z_loss', 'z_loss_gradient', 'mse', 'causal_labels',
            'causal_lm_sums', 'shift_right', 'seq2seq_sums', 'mask_tokens', 'whole_words', 'random_spans',
-           'binary_cross_entropy', 'exchange_order', 'CausalObjective', 'MaskedObjective', 'Seq2SeqObjective',
-           'pack_stream', 'number_documents', 'epoch_order', 'batch_indices', 'clm_batch', 'split_sentences',
-           'fit_pair', 'sentence_pairs', 'exchange_seconds', 'pack_pairs', 'mlm_batch', 'load_clm', 'load_mlm']
+           'binary_cross_entropy', 'exchange_order', 'CausalObjective', 'pair_labels', 'MaskedObjective',
+           'Seq2SeqObjective', 'pack_stream', 'number_documents', 'epoch_order', 'batch_indices', 'clm_batch',
+           'split_sentences', 'fit_pair', 'sentence_pairs', 'exchange_seconds', 'pack_pairs', 'mlm_batch', 'load_clm',
+           'load_mlm']
 
 # %% ../../nbs/02_pretraining/07_objectives.ipynb #8c61e26b
 import json
@@ -146,6 +147,8 @@ def mask_tokens(
     "Corruption of BERT (Devlin et al. 2019, A.1): of the chosen 80 % mask, 10 % random, 10 % kept."
     if not 0 <= rate <= 1:
         raise ValueError(f"mask_tokens: rate must lie between 0 and 1, got {rate}")
+    if not 0 <= mask_id < vocab_size:
+        raise ValueError(f"mask_tokens: mask_id must be from 0 to {vocab_size - 1}, got {mask_id}")
     device = input_ids.device
     special = torch.as_tensor(sorted(special_ids), device=device)
     choice, action = torch.rand(2, *input_ids.shape, generator=generator).to(device)
@@ -238,22 +241,45 @@ class CausalObjective:
         return {"clm": causal_lm_sums(logits, batch["input_ids"], mask, documents)[0]}
 
 # %% ../../nbs/02_pretraining/07_objectives.ipynb #dd4285e8
+def pair_labels(
+    next_sentence_label: Tensor,  # (B,); of packed pairs (B, T): at the first token of each pair
+    document_ids: Tensor | None = None,  # (B, T) which pair a token belongs to; -1: padding
+) -> Tensor:  # (B,) or, of D packed pairs, (D,) in reading order; -100 where nothing is asked
+    "One label for each pair, in a shape that is cut along with the rows of its batch."
+    if document_ids is None:
+        return next_sentence_label
+    begins = document_ids >= 0  # (B, T)
+    begins[:, 1:] &= document_ids[:, 1:] != document_ids[:, :-1]
+    given, wanted = tuple(next_sentence_label.shape), tuple(document_ids.shape)
+    if given != wanted or bool((next_sentence_label.masked_fill(begins, -100) != -100).any()):
+        raise ValueError(
+            f"pair_labels: packed pairs want a label of shape {wanted}, at the first token of each pair "
+            f"and -100 elsewhere; got shape {given}"
+        )
+    return next_sentence_label[begins]
+
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #515c1bb3
 class MaskedObjective:
     "MLM and, where the batch has its label, NSP (Devlin et al. 2019): two terms, each a mean of its own."
 
     def counts(
         self,
-        batch: dict[str, Tensor],  # labels (B, T) and, if asked, next_sentence_label (B,)
+        batch: dict[
+            str, Tensor
+        ],  # labels (B, T) and, if asked, next_sentence_label, see `pair_labels`
     ) -> dict[str, int]:  # {"mlm": masked tokens, "nsp": pairs}
         "What the sums are to be divided by; known before the model runs."
         counts = {"mlm": int((batch["labels"] != -100).sum())}
         if "next_sentence_label" in batch:
-            counts["nsp"] = int((batch["next_sentence_label"] != -100).sum())
+            asked = pair_labels(batch["next_sentence_label"], batch.get("document_ids"))
+            counts["nsp"] = int((asked != -100).sum())
         return counts
 
     def sums(
         self,
-        model: Callable[..., tuple[Tensor, Tensor]],  # -> logits (M, V) at `positions`, (B, 2)
+        model: Callable[
+            ..., tuple[Tensor, Tensor]
+        ],  # -> logits (M, V) at `positions`, (B, 2) or (D, 2)
         batch: dict[str, Tensor],  # input_ids token_type_ids attention_mask labels (B, T), …
     ) -> dict[str, Tensor]:  # {"mlm": () nats, "nsp": () nats}, summed
         "Forward pass with logits at the masked positions only, and the summed losses."
@@ -268,7 +294,8 @@ class MaskedObjective:
         )
         sums = {"mlm": cross_entropy(mlm_logits, labels[positions])[0]}
         if "next_sentence_label" in batch:
-            sums["nsp"] = cross_entropy(nsp_logits, batch["next_sentence_label"])[0]
+            asked = pair_labels(batch["next_sentence_label"], batch.get("document_ids"))
+            sums["nsp"] = cross_entropy(nsp_logits, asked)[0]
         return sums
 
 # %% ../../nbs/02_pretraining/07_objectives.ipynb #ca52ec38
@@ -335,6 +362,8 @@ def batch_indices(
     seed: int,  # chooses the order of each epoch
 ) -> np.ndarray:  # (B,) which items this step reads
     "Items of one step: epochs without replacement, and no state to save or restore."
+    if batch_size < 1:
+        raise ValueError(f"batch_indices: batch_size must be at least 1, got {batch_size}")
     if n_items < 1:
         raise ValueError("batch_indices: no items; the split is empty or shorter than one block")
     places = np.arange(step * batch_size, (step + 1) * batch_size)

@@ -6,12 +6,13 @@
 __all__ = ['NEWTON_SCHULZ', 'PICKLES', 'Objective', 'split_batch', 'to_device', 'mixed_precision', 'backward_batch',
            'pack_documents', 'adamw_update', 'orthogonalize', 'muon_update', 'inner_matrices', 'parameter_groups',
            'Muon', 'make_optimizer', 'warmup_cosine', 'warmup_stable_decay', 'train_step', 'step_randomness',
-           'modes_kept', 'evaluate_mean', 'ema_decay', 'begin_average', 'update_average', 'weights_of', 'measuring',
-           'model_tensors', 'optimizer_tensors', 'sha256', 'sync', 'publish_checkpoint', 'save_checkpoint',
-           'checkpoint_fault', 'newest_checkpoint', 'load_checkpoint', 'check_resumable', 'check_folder',
-           'begin_or_resume', 'n_tokens', 'training_steps', 'naming_last_checkpoint', 'is_due', 'record', 'averaged',
-           'evaluated', 'follow_steps', 'check_settings', 'steps_left', 'run_config', 'results', 'train', 'recomputed',
-           'flops_per_token', 'matmul_flops_per_second', 'compiled']
+           'modes_kept', 'summed', 'mean_of', 'evaluate_mean', 'ema_decay', 'begin_average', 'update_average',
+           'weights_of', 'measuring', 'model_tensors', 'optimizer_tensors', 'sha256', 'sync', 'publish_checkpoint',
+           'room_or_nothing', 'save_checkpoint', 'checkpoint_fault', 'newest_checkpoint', 'read_tensors',
+           'load_checkpoint', 'check_resumable', 'check_folder', 'begin_or_resume', 'n_tokens', 'training_steps',
+           'naming_last_checkpoint', 'is_due', 'record', 'averaged', 'evaluated', 'follow_steps', 'check_settings',
+           'check_tokens', 'steps_left', 'run_config', 'results', 'train', 'recomputed', 'flops_per_token',
+           'matmul_flops_per_second', 'compiled']
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #37c8bcfa
 import hashlib
@@ -23,12 +24,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -367,6 +370,37 @@ def modes_kept(
             module.training = mode
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #02f5d395
+@torch.no_grad()
+def summed(
+    model: nn.Module,  # left in the mode it was found in
+    objective: Objective,  # sums and counts
+    batches: Iterable[dict],  # each is used once
+    device: str | torch.device = "cpu",  # where the model lives
+    precision: str = "fp32",  # fp32 or bf16
+) -> tuple[dict[str, float], dict[str, int]]:  # nats and counted items, for each term
+    "Sums over all batches, without dropout and without gradients."
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    with modes_kept(model), mixed_precision(precision, device):
+        model.eval()
+        for batch in batches:
+            for term, n in objective.counts(batch).items():
+                counts[term] = counts.get(term, 0) + int(n)
+            for term, total in objective.sums(model, to_device(batch, device)).items():
+                sums[term] = sums.get(term, 0.0) + float(total)
+    return sums, counts
+
+# %% ../../nbs/02_pretraining/10_training.ipynb #15788082
+def mean_of(
+    sums: dict[str, float],  # nats, for each term
+    counts: dict[str, float],  # counted items, for each term
+) -> dict[str, float]:  # nats per counted item, for each term that counts any
+    "Divide last, once."
+    if not any(counts.values()):
+        raise ValueError("evaluate: the batches hold nothing to count")
+    return {term: sums[term] / n for term, n in counts.items() if n}
+
+# %% ../../nbs/02_pretraining/10_training.ipynb #6b91263b
 def evaluate_mean(
     model: nn.Module,  # left in the mode it was found in
     objective: Objective,  # sums and counts
@@ -375,18 +409,7 @@ def evaluate_mean(
     precision: str = "fp32",  # fp32 or bf16
 ) -> dict[str, float]:  # nats per counted item, for each term
     "Mean over all items of all batches, without dropout and without gradients."
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    with modes_kept(model), torch.inference_mode(), mixed_precision(precision, device):
-        model.eval()
-        for batch in batches:
-            for term, n in objective.counts(batch).items():
-                counts[term] = counts.get(term, 0) + int(n)
-            for term, total in objective.sums(model, to_device(batch, device)).items():
-                sums[term] = sums.get(term, 0.0) + float(total)
-    if not any(counts.values()):
-        raise ValueError("evaluate_mean: the batches hold nothing to count")
-    return {term: sums[term] / n for term, n in counts.items() if n}
+    return mean_of(*summed(model, objective, batches, device, precision))
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #80737507
 def ema_decay(
@@ -515,6 +538,22 @@ def publish_checkpoint(
         shutil.rmtree(old.rename(old.with_name(f".old_{old.name}")))
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #c4f67598
+@contextmanager
+def room_or_nothing(
+    aside: Path,  # where a checkpoint is being written
+    errors: tuple[type[BaseException], ...] = (OSError, SafetensorError),  # of the writer
+) -> Iterator[None]:  # the writing
+    "A disk that fills up keeps nothing of a half checkpoint; one line for whatever the writer said."
+    try:
+        yield
+    except errors as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        told = (str(error).strip().splitlines() or [""])[-1].strip()[:200]
+        raise OSError(
+            f"train: no checkpoint could be written into {aside.parent}: {told}"
+        ) from None
+
+# %% ../../nbs/02_pretraining/10_training.ipynb #a7587d8e
 def save_checkpoint(
     folder: Path,  # where the checkpoints of this run lie
     model: nn.Module,  # weights and buffers
@@ -530,36 +569,43 @@ def save_checkpoint(
     aside.mkdir(parents=True)
     files = {"model": model_tensors(model), "optimizer": optimizer_tensors(model, optimizer)}
     files |= {"average": average} if average else {}
-    for name, tensors in files.items():
+    for tensors in files.values():
         if broken := [k for k, v in tensors.items() if not v.isfinite().all()]:
             last = state["history"][-1]
             raise FloatingPointError(
                 f"{broken[0]} is not finite after step {last['step']}, learning rate {last['lr']:.3g}"
             )
-        save_file({k: v.contiguous() for k, v in tensors.items()}, aside / f"{name}.safetensors")
-    publish_checkpoint(aside, target, state, keep)
+    with room_or_nothing(aside):
+        for name, tensors in files.items():
+            whole = {k: v.contiguous() for k, v in tensors.items()}
+            save_file(whole, aside / f"{name}.safetensors")
+        publish_checkpoint(aside, target, state, keep)
     return target
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #4ac5f503
 def checkpoint_fault(
     path: Path,  # a checkpoint
+    needed: tuple[str, ...] = ("model.safetensors", "optimizer.safetensors"),  # beside state.json
+    others: bool = True,  # False: a file that the manifest does not name is a fault
 ) -> str | None:  # what is wrong with it, None if nothing is
     "Compare every file of a checkpoint with its manifest."
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        hashes, step = manifest["sha256"], manifest["step"]
+        hashes, step = dict(manifest["sha256"]), int(manifest["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"manifest.json cannot be read ({type(error).__name__})"
     if path.name != f"step_{step:08d}":
         return f"its manifest is of step {step}"
-    for name in sorted({"model.safetensors", "optimizer.safetensors", "state.json", *hashes}):
+    for name in sorted({*needed, "state.json", *hashes}):
         if not (path / name).is_file():
             return f"{name} is missing"
         if sha256(path / name) != hashes.get(name):
             return f"{name} differs from its sha256"
-    return None
+    there = {file.name for file in path.iterdir()} - {"manifest.json"}
+    strange = [] if others else sorted(there - hashes.keys())
+    return f"{strange[0]} is not in its manifest" if strange else None
 
-
+# %% ../../nbs/02_pretraining/10_training.ipynb #1f46426b
 def newest_checkpoint(
     folder: Path,  # where the checkpoints of this run lie; need not exist
     fault: Callable[[Path], str | None] = checkpoint_fault,  # what is wrong with one
@@ -579,6 +625,16 @@ def newest_checkpoint(
     return None
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #b6bba0b8
+def read_tensors(
+    path: Path,  # a file of safetensors
+) -> dict[str, Tensor]:  # by name
+    "Read numbers, and nothing that could run."
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a file of safetensors ({error})") from None
+
+
 def load_checkpoint(
     path: Path,  # a checkpoint that verified
     model: nn.Module,  # gets the weights, in place; untouched if they do not fit
@@ -586,7 +642,7 @@ def load_checkpoint(
     average: dict[str, Tensor] | None = None,  # gets the average of the weights, if one is kept
 ) -> dict:  # the state that was saved
     "Put model and optimizer back into the state of the checkpoint."
-    saved, own = load_file(path / "model.safetensors"), model_tensors(model)
+    saved, own = read_tensors(path / "model.safetensors"), model_tensors(model)
     for look in (lambda t: tuple(t.shape), lambda t: t.dtype):
         for name in sorted(saved.keys() | own.keys()):
             there, here = (look(t[name]) if name in t else "missing" for t in (saved, own))
@@ -594,11 +650,11 @@ def load_checkpoint(
                 raise ValueError(f"{path.name}: `{name}` is {there} there and {here} in this model")
     for name, tensor in own.items():
         tensor.copy_(saved[name])
-    kept = load_file(path / "average.safetensors") if average else {}
+    kept = read_tensors(path / "average.safetensors") if average else {}
     for name, tensor in kept.items():
         average[name].copy_(tensor)
     moments: dict[str, dict] = {}
-    for key, value in load_file(path / "optimizer.safetensors").items():
+    for key, value in read_tensors(path / "optimizer.safetensors").items():
         name, _, moment = key.rpartition("/")
         moments.setdefault(name, {})[moment] = value
     names = {id(p): name for name, p in model.named_parameters()}
@@ -639,6 +695,11 @@ def check_folder(
     n_checkpoints: int = 3,  # there at one moment: two are kept, one is being written
 ) -> None:
     "Refuse a disk without room for the checkpoints, and a folder with pickles instead of them."
+    disk = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (disk.is_dir() and os.access(disk, os.W_OK)):
+        raise OSError(
+            f"train: no checkpoint can be written into {folder}: {disk} is no folder that may be written to"
+        )
     there = sorted(folder.iterdir()) if folder.is_dir() else []
     own = [path for path in there if path.name.startswith("step_")]
     if not own and (pickles := [path.name for path in there if path.suffix in PICKLES]):
@@ -649,7 +710,6 @@ def check_folder(
     own_bytes = 3 * sum(t.nbytes for t in model_tensors(model).values())  # weights, two moments
     own_bytes += sum(t.nbytes for t in (average or {}).values())
     needed = own_bytes * max(1, n_checkpoints - len(own))
-    disk = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if (free := shutil.disk_usage(disk).free) < needed:
         raise OSError(
             f"train: checkpoints need {needed / 1e6:,.1f} MB in {folder}, {free / 1e6:,.1f} MB are "
@@ -811,7 +871,7 @@ def check_settings(
     precision: str,  # fp32 or bf16
     schedule: Callable[[int], float] | None = None,  # finite, nowhere negative, not zero everywhere
     ema: float = 0.0,  # from 0 to under 1
-    **not_negative: float,  # weight_decay, grad_clip, checkpoint_every, eval_every
+    **not_negative: float,  # weight_decay, muon, seed, grad_clip, checkpoint_every, eval_every
 ) -> None:
     "Refuse settings that cannot be meant, all of them in one line."
     wrong = [f"{k} must not be negative, got {v}" for k, v in not_negative.items() if not v >= 0]
@@ -820,6 +880,8 @@ def check_settings(
         for k, v in {"n_steps": n_steps, "n_micro": n_micro}.items()
         if v < 1
     ]
+    endless = [k for k in ("weight_decay", "muon") if not_negative.get(k) == math.inf]
+    wrong += [f"{k} must be finite, got inf" for k in endless]
     if precision not in ("fp32", "bf16"):
         wrong.append(f"precision must be one of: fp32, bf16; got {precision}")
     if not 0 <= ema < 1:
@@ -834,7 +896,25 @@ def check_settings(
         raise ValueError(f"train: {'; '.join(wrong)}")
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #446a3ae5
+def check_tokens(
+    model: nn.Module,  # asked for the `vocab_size` of its `config`, if it has one
+    batch: dict,  # input_ids (B, T), if it is one of tokens
+) -> None:
+    "Refuse tokens that the model does not know: an embedding would fail far from the cause, or not."
+    known = getattr(getattr(model, "config", None), "vocab_size", None)
+    ids = batch.get("input_ids")
+    if known is None or ids is None or not ids.numel():
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= known:
+        raise ValueError(
+            f"train: the data have tokens {low} to {high}, the model knows 0 to {known - 1}; "
+            "take the tokenizer that belongs to the model"
+        )
+
+# %% ../../nbs/02_pretraining/10_training.ipynb #49e4286e
 def steps_left(
+    model: nn.Module,  # that is to be trained
     objective: Objective,  # counts
     batches: Callable[[int], dict],  # batch of a step
     begin: int,  # finished steps
@@ -842,6 +922,8 @@ def steps_left(
 ) -> range:  # the steps to take
     "Refuse data in which nothing is asked: only padding, or not one masked token."
     first = range(begin, min(begin + 10, n_steps))
+    if first:
+        check_tokens(model, batches(begin))
     if first and not any(any(objective.counts(batches(step)).values()) for step in first):
         raise ValueError(
             f"train: nothing to count in the batches of steps {begin} to {first[-1]}: "
@@ -849,8 +931,9 @@ def steps_left(
         )
     return range(begin, n_steps)
 
-
+# %% ../../nbs/02_pretraining/10_training.ipynb #6969a1ca
 def run_config(
+    model: nn.Module,  # by its sizes; not all of them show in the shape of a weight
     objective: Objective,  # by its name
     how: dict,  # grad_clip, n_micro, precision; device, which may be another when the run goes on
     weight_decay: float,  # of matrices and embeddings
@@ -862,6 +945,8 @@ def run_config(
     "What makes a run this run and no other."
     config = {"objective": type(objective).__name__, "weight_decay": weight_decay}
     config |= {"betas": list(betas), "muon": muon, "seed": seed} | ({"ema": ema} if ema else {})
+    sizes = vars(model.config) if is_dataclass(getattr(model, "config", None)) else {}
+    config |= {k: v for k, v in sizes.items() if isinstance(v, (bool, int, float, str))}
     return config | {k: v for k, v in how.items() if k != "device"}
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #3b9f3de7
@@ -900,14 +985,14 @@ def train(
 ) -> dict:  # history (a row a step), seconds, tokens, skipped, resumed_from; ema
     "Train. A run that was killed and is called again gives the same bits as one that was not."
     folder = Path(checkpoint_dir) if checkpoint_dir else None
-    rest = {"grad_clip": grad_clip, "checkpoint_every": checkpoint_every, "eval_every": eval_every}
-    check_settings(n_steps, n_micro, precision, schedule, ema, weight_decay=weight_decay, **rest)
+    rest = dict(checkpoint_every=checkpoint_every, eval_every=eval_every, seed=seed, muon=muon)
+    check_settings(n_steps, n_micro, precision, schedule, ema, weight_decay=weight_decay, grad_clip=grad_clip, **rest)  # fmt: skip
     optimizer = make_optimizer(model.to(device), weight_decay, betas, muon)
     how = {"grad_clip": grad_clip, "n_micro": n_micro, "precision": precision, "device": device}
-    config = run_config(objective, how, weight_decay, betas, muon, seed, ema)
+    config = run_config(model, objective, how, weight_decay, betas, muon, seed, ema)
     average = begin_average(model, ema)
     state = begin_or_resume(folder, model, optimizer, config, n_steps, schedule, average)
-    left = steps_left(objective, batches, state["step"], n_steps)
+    left = steps_left(model, objective, batches, state["step"], n_steps)
     steps = track(left, desc="steps") if track else left
     rows = training_steps(model, optimizer, objective, batches, schedule, steps, seed, **how)
     rows = averaged(rows, model, average, ema)

@@ -10,6 +10,7 @@ from llmchain.pretrain.bert import BertConfig, BertPretraining
 from llmchain.pretrain.distributed import (
     backward_ranks,
     distribute,
+    evaluate_ranks,
     own_rank,
     rank_rows,
     train_distributed,
@@ -17,7 +18,7 @@ from llmchain.pretrain.distributed import (
 )
 from llmchain.pretrain.gpt import GPT, GPTConfig
 from llmchain.pretrain.objectives import CausalObjective, MaskedObjective
-from llmchain.pretrain.training import backward_batch, train, warmup_cosine
+from llmchain.pretrain.training import backward_batch, evaluate_mean, train, warmup_cosine
 
 V, T, B = 40, 10, 6
 STRATEGIES = ("ddp", "fsdp")
@@ -135,6 +136,70 @@ def test_trained_weights_are_those_of_one_process(strategy, options):
     for weights, history in in_world(2, run_of_ranks, strategy, options):
         close(weights, {k: v.tolist() for k, v in model.state_dict().items()}, 1e-9)
         np.testing.assert_allclose(history, rows, atol=1e-9, rtol=0)
+
+
+# ---------------------------------------------------------------- held-out rows
+
+CASES = {"gpt": (gpt, CausalObjective()), "bert": (bert, MaskedObjective())}
+
+
+def held_out(case):
+    "Batches of six rows, of five, and of one: fewer than there are ranks."
+    made = batches if case == "gpt" else lambda step: pairs(step, "all")
+    return [{k: v[:n] for k, v in made(100 + n).items()} for n in (6, 5, 1)]
+
+
+def measured(case, strategy):
+    build, objective = CASES[case]
+    model = build()
+    wrapped = distribute(model, strategy, n_terms=2)
+    found = evaluate_ranks(wrapped, objective, held_out(case))
+    backward_ranks(wrapped, objective, rank_rows(held_out(case)[0], *own_rank()))  # still trains
+    return found, all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("case,n_ranks", [("gpt", 2), ("gpt", 3), ("bert", 2)])
+def test_held_out_loss_is_that_of_one_process_and_the_same_on_all_ranks(case, n_ranks, strategy):
+    build, objective = CASES[case]
+    alone = evaluate_mean(build(), objective, held_out(case))
+    ranks = in_world(n_ranks, measured, case, strategy)
+    assert all(found == ranks[0][0] and trains for found, trains in ranks)
+    assert ranks[0][0] == pytest.approx(alone, abs=1e-10, rel=0)
+
+
+def run_that_measures(strategy, evaluate):
+    model = gpt(dropout=0.3)
+    measure = (lambda m: evaluate_ranks(m, CausalObjective(), held_out("gpt"))) if evaluate else None  # fmt: skip
+    kw = {"n_steps": N_STEPS, "schedule": schedule, "strategy": strategy}
+    kw |= {"evaluate": measure, "eval_every": 2}
+    result = train_distributed(model, CausalObjective(), batches, **kw)
+    weights = {k: whole(p).tolist() for k, p in model.state_dict().items()}
+    return weights, [row.get("clm") for row in result["history"]], model.training
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_measuring_changes_no_bit_of_the_training(strategy):
+    plain = in_world(2, run_that_measures, strategy, False)
+    ranks = in_world(2, run_that_measures, strategy, True)
+    assert ranks[0][0] == ranks[1][0] == plain[0][0] and ranks[0][2]
+    assert ranks[0][1] == ranks[1][1]
+    assert [value is None for value in ranks[0][1]] == [True, False] * 3
+
+
+def test_a_run_measures_what_one_process_measures():
+    def measure(model):
+        return evaluate_mean(model, CausalObjective(), held_out("gpt"))
+
+    kw = {"n_steps": 1, "schedule": schedule, "evaluate": measure}
+    (row,) = train(gpt(), CausalObjective(), batches, **kw)["history"]
+
+    def of_ranks():
+        kw["evaluate"] = lambda model: evaluate_ranks(model, CausalObjective(), held_out("gpt"))
+        result = train_distributed(gpt(), CausalObjective(), batches, **kw)
+        return result["history"][0]["clm"]
+
+    assert in_world(2, of_ranks) == pytest.approx([row["clm"]] * 2, abs=1e-10, rel=0)
 
 
 def test_a_world_of_one_is_the_plain_loop_bit_by_bit():

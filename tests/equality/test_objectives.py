@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from transformers import BertConfig, BertForPreTraining, GPT2Config, GPT2LMHeadModel
 
+from llmchain.pretrain.bert import BertConfig as OurConfig
+from llmchain.pretrain.bert import BertPretraining
 from llmchain.pretrain.objectives import (
     CausalObjective,
     MaskedObjective,
@@ -18,6 +20,7 @@ from llmchain.pretrain.objectives import (
     z_loss,
     z_loss_gradient,
 )
+from llmchain.pretrain.training import backward_batch
 
 
 @pytest.fixture
@@ -185,3 +188,46 @@ def compare(model: torch.nn.Module, ours: torch.Tensor, theirs: torch.Tensor) ->
     loss = relative(ours.detach(), theirs.detach())
     print(f"max |Δloss| = {loss:.1e}, max |Δgradient| = {worst:.1e} (relative)")
     return max(worst, loss)
+
+
+def packed_and_apart() -> tuple[dict, dict]:
+    "Seven pairs: in four rows, with padding and one that is not asked about; and each in a row of its own."
+    generator = torch.Generator().manual_seed(3)
+    rows = [[5, 3, 4], [9], [4, 7], [6]]  # tokens of each pair, row by row
+    ids = torch.randint(5, 30, (4, 12), generator=generator)
+    labels = ids.masked_fill(torch.rand(4, 12, generator=generator) > 0.4, -100)
+    packed = {"input_ids": ids, "labels": labels, "document_ids": torch.full((4, 12), -1)}
+    packed |= {"token_type_ids": torch.zeros(4, 12, dtype=torch.long)}
+    packed["next_sentence_label"] = torch.full((4, 12), -100)
+    names = ("input_ids", "labels", "token_type_ids", "attention_mask")
+    apart = {k: torch.full((7, 12), -100 if k == "labels" else 0) for k in names}
+    answers, pair = torch.tensor([1, 0, -100, 1, 1, 0, 0]), 0
+    for r, lengths in enumerate(rows):
+        begin = 0
+        for k, n in enumerate(lengths):
+            here = slice(begin, begin + n)
+            packed["document_ids"][r, here] = k
+            packed["token_type_ids"][r, begin + n // 2 : begin + n] = 1
+            packed["next_sentence_label"][r, begin] = answers[pair]
+            for name in names[:3]:
+                apart[name][pair, :n] = packed[name][r, here]
+            apart["attention_mask"][pair, :n] = 1
+            begin, pair = begin + n, pair + 1
+        packed["labels"][r, begin:] = -100
+    return packed, apart | {"next_sentence_label": answers}
+
+
+@pytest.mark.parametrize("n_micro", [1, 2, 3, 4])
+def test_packed_pairs_in_parts_are_each_pair_alone(n_micro: int) -> None:
+    packed, apart = packed_and_apart()
+    sizes = OurConfig(30, 12, 2, 2, 16, 32)
+    found = []
+    for batch, n in ((apart, 1), (packed, n_micro)):
+        model = BertPretraining(sizes, torch.Generator().manual_seed(0)).double()
+        losses, counts = backward_batch(model, MaskedObjective(), batch, n)
+        found.append((losses, counts, [p.grad for p in model.parameters()]))
+    (losses, counts, gradients), (ours, our_counts, our_gradients) = found
+    assert counts == our_counts and counts["nsp"] == 6
+    assert max(abs(ours[term] - losses[term]) for term in ("mlm", "nsp")) <= 1e-10
+    gap = max((a - b).abs().max() for a, b in zip(our_gradients, gradients, strict=True))
+    assert gap <= 1e-10

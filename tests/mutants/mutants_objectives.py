@@ -2,6 +2,7 @@
 
 MODULE = "llmchain.pretrain.objectives"
 UNIT = "tests/test_objectives.py::"
+EQUAL = "tests/equality/test_objectives.py::"
 
 MUTANTS = [
     dict(
@@ -259,5 +260,21 @@ MUTANTS = [
         new="return [(a, b) if y else (b, a) for (_, a, b), y in zip(pairs, label, strict=True)], label",
         why="1 for the right order, against the convention of NSP.",
         killed_by=UNIT + "test_a_turned_pair_holds_the_same_tokens[7]",
+    ),
+    dict(
+        name="answers_of_packed_pairs_exchanged",
+        module=MODULE,
+        old="        return next_sentence_label\n    begins = document_ids >= 0  # (B, T)\n",
+        new="        return next_sentence_label\n    next_sentence_label, document_ids = next_sentence_label.flip(0), document_ids.flip(0)\n    begins = document_ids >= 0  # (B, T)\n",
+        why="The labels come in another order than the rows were read in: right counts, wrong answers.",
+        killed_by=EQUAL + "test_packed_pairs_in_parts_are_each_pair_alone[1]",
+    ),
+    dict(
+        name="padding_counted_as_a_pair",
+        module=MODULE,
+        old="    begins = document_ids >= 0  # (B, T)\n",
+        new="    begins = torch.ones_like(document_ids, dtype=torch.bool)\n",
+        why="Padding is a document too, the model skips it: from the first padded row on all answers slip.",
+        killed_by=UNIT + "test_labels_of_packed_pairs_lie_at_their_first_tokens",
     ),
 ]

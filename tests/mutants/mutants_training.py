@@ -370,8 +370,8 @@ MUTANTS = [
     dict(
         name="average_not_verified",
         module=MODULE,
-        old='{"model.safetensors", "optimizer.safetensors", "state.json", *hashes}',
-        new='{"model.safetensors", "optimizer.safetensors", "state.json"}',
+        old='{*needed, "state.json", *hashes}',
+        new='{*needed, "state.json"}',
         why="A new file in the checkpoint, and the list of files to verify is the old one.",
         killed_by=UNIT + "test_a_torn_average_is_never_taken",
     ),
@@ -463,5 +463,22 @@ MUTANTS = [
         new="if own and (pickles :=",
         why="The folder holds somebody's model.pt, and the run begins from nothing beside it.",
         killed_by=UNIT + "test_a_pickle_is_no_checkpoint[model.pt]",
+    ),
+    dict(
+        name="heads_change_on_the_way",
+        module=MODULE,
+        old="    config |= {k: v for k, v in sizes.items() if isinstance(v, (bool, int, float, str))}\n",
+        new="",
+        why="All weights have the same shapes with other heads, so the checkpoint fits and is another model.",
+        killed_by=UNIT + "test_heads_and_dropout_belong_to_a_run_though_no_weight_shows_them",
+    ),
+    dict(
+        name="half_a_checkpoint_stays",
+        module=MODULE,
+        old="    except errors as error:\n        shutil.rmtree(aside, ignore_errors=True)\n",
+        new="    except errors as error:\n",
+        why="The disk is full, and what was half written keeps it full until somebody looks.",
+        killed_by=UNIT
+        + "test_a_disk_that_is_full_while_it_is_written_is_one_line_and_leaves_nothing",
     ),
 ]
