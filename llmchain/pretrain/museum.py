@@ -33,7 +33,7 @@ from torch import Tensor, nn
 # `planted` reads these by name; the imports tell every reader of this module that it needs them
 from . import bert, gpt, objectives, training, transformer  # noqa: F401
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #4cf0629a
+# %% ../../nbs/02_pretraining/42_museum.ipynb #b866918d
 PACKAGE = "llmchain.pretrain"
 ORDER = ("objectives", "gpt", "training", "bert", "transformer")  # each imports only earlier ones
 
@@ -63,7 +63,7 @@ def read_bugs(
     every = [(f"{part}.{m['name']}", m) for part, mutants in lists.items() for m in mutants]
     return {name: Bug(**m | {"name": name}) for name, m in every}
 
-
+# %% ../../nbs/02_pretraining/42_museum.ipynb #03908651
 def find_bug(
     name: str,  # part and name
     bugs: dict[str, Bug],  # of `read_bugs`
@@ -132,7 +132,7 @@ def planted(
             setattr(parts, name.rpartition(".")[2], module)
     return parts
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #7bcfe98b
+# %% ../../nbs/02_pretraining/42_museum.ipynb #2fa24cad
 N_WORDS = 23  # vocabulary of the toys; 0 is padding
 
 
@@ -165,7 +165,7 @@ def largest(
     "How far apart two things are at worst."
     return max(float(t.detach().abs().max()) for t in tensors)
 
-
+# %% ../../nbs/02_pretraining/42_museum.ipynb #209427d9
 def gradients(
     parts: SimpleNamespace,  # of `planted`
     model: nn.Module,  # its gradients are replaced
@@ -177,7 +177,7 @@ def gradients(
     parts.training.backward_batch(model, parts.objectives.CausalObjective(), batch, n_micro)
     return [p.grad.clone() for p in model.parameters()]
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #d5c8f81b
+# %% ../../nbs/02_pretraining/42_museum.ipynb #598d6e2b
 def causal_loss_gap(
     parts: SimpleNamespace,  # of `planted`
 ) -> float:  # nats per token
@@ -204,7 +204,7 @@ def padding_gap(
         nats, n = nats + F.cross_entropy(logits, text[1:], reduction="sum").item(), n + len(logits)
     return abs(loss - nats / n)
 
-
+# %% ../../nbs/02_pretraining/42_museum.ipynb #b531697e
 def ignored_gradient(
     parts: SimpleNamespace,  # of `planted`
 ) -> float:  # gradient with respect to logits
@@ -243,7 +243,7 @@ def seq2seq_gap(
     ours = parts.objectives.seq2seq_sums(logits, labels)[0]
     return largest(ours - F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"))
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #ed2b89ed
+# %% ../../nbs/02_pretraining/42_museum.ipynb #dbde957d
 def masked_toy(
     parts: SimpleNamespace,  # of `planted`
 ) -> tuple[Tensor, Tensor, Tensor]:  # intact, corrupted, labels, each (400, 50)
@@ -276,7 +276,7 @@ def share_gap(
     hits = corrupted == (3 if which == "masked" else intact)
     return deviation((hits & chosen).sum(), int(chosen.sum()), {"masked": 0.8, "kept": 0.1}[which])
 
-
+# %% ../../nbs/02_pretraining/42_museum.ipynb #c3cde8d7
 def special_asked(
     parts: SimpleNamespace,  # of `planted`
 ) -> float:  # tokens
@@ -292,7 +292,7 @@ def labels_changed(
     intact, _, labels = masked_toy(parts)
     return float(((labels != intact) & (labels != -100)).sum())
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #90fde191
+# %% ../../nbs/02_pretraining/42_museum.ipynb #ed75809d
 def masks_repeated(
     parts: SimpleNamespace,  # of `planted`
 ) -> float:  # share of the chosen places (0 to 1); 0.15 by chance
@@ -323,7 +323,7 @@ def masked_split_gap(
     F.cross_entropy(theirs, labels.flatten()).backward()  # one mean over all that is asked
     return largest(ours.grad - theirs.grad)
 
-
+# %% ../../nbs/02_pretraining/42_museum.ipynb #03429347
 def unpredicted(
     parts: SimpleNamespace,  # of `planted`
 ) -> float:  # tokens
@@ -332,7 +332,7 @@ def unpredicted(
     asked = batch["input_ids"][:, 1:].flatten().bincount(minlength=101)
     return float((asked[1:] != 1).sum())
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #821ddcb1
+# %% ../../nbs/02_pretraining/42_museum.ipynb #00a24579
 @torch.no_grad()
 def future_seen(
     parts: SimpleNamespace,  # of `planted`
@@ -359,7 +359,7 @@ def packing_gap(
     packed = model(ids, document_ids=documents)
     return largest(packed[:, :5] - model(ids[:, :5]), packed[:, 5:] - model(ids[:, 5:]))
 
-
+# %% ../../nbs/02_pretraining/42_museum.ipynb #0095fae1
 def toy_bert(
     parts: SimpleNamespace,  # of `planted`
 ) -> nn.Module:  # a BERT of two blocks with its heads, fp64, in evaluation mode
@@ -391,7 +391,7 @@ def segments_unread(
     types = (torch.arange(12) >= 5).long()[None]
     return float(torch.equal(model(ids, types)[0], model(ids, 1 - types)[0]))
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #e2a0e286
+# %% ../../nbs/02_pretraining/42_museum.ipynb #6ba519f1
 def toy_seq2seq(
     parts: SimpleNamespace,  # of `planted`
 ) -> nn.Module:  # encoder and decoder of one block, fp64, in evaluation mode
@@ -424,7 +424,7 @@ def target_future_seen(
     changed[:, 8:] = 1 + changed[:, 8:] % (N_WORDS - 1)
     return largest((model(ids, changed) - model(ids, ids))[:, :8])
 
-
+# %% ../../nbs/02_pretraining/42_museum.ipynb #61aa097d
 def fused_gap(
     parts: SimpleNamespace,  # of `planted`
 ) -> float:  # mixed values
@@ -442,7 +442,7 @@ def group_gap(
     shared = parts.transformer.shared_heads(x, 6)
     return largest(shared[0, :, 0, 0] - torch.arange(6) * 2 // 6)
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #eef10c8a
+# %% ../../nbs/02_pretraining/42_museum.ipynb #91929e99
 def rotation_gap(
     parts: SimpleNamespace,  # of `planted`
 ) -> float:  # components
@@ -479,7 +479,7 @@ def gpt2_gap(
     model, ids = toy_gpt(parts), toy_batch()["input_ids"][:1]
     return largest(model(ids) - model.to_hf()(ids).logits)
 
-
+# %% ../../nbs/02_pretraining/42_museum.ipynb #c0fca552
 def head_gradient_gap(
     parts: SimpleNamespace,  # of `planted`
     kind: str = "gpt",  # gpt or bert
@@ -504,7 +504,7 @@ def head_gradient_gap(
     measured = (ends[0] - ends[1]) / (2 * step)
     return abs(slope - measured) / abs(measured)
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #faa03681
+# %% ../../nbs/02_pretraining/42_museum.ipynb #e532b065
 def split_gap(
     parts: SimpleNamespace,  # of `planted`
 ) -> float:  # gradient
@@ -537,7 +537,7 @@ def old_gradient(
         found.append([p.grad.clone() for p in model.parameters()])
     return max(largest(a - b) for a, b in zip(*found, strict=True))
 
-
+# %% ../../nbs/02_pretraining/42_museum.ipynb #4b029d28
 def clipping_gap(
     parts: SimpleNamespace,  # of `planted`
 ) -> float:  # gradient
@@ -549,7 +549,7 @@ def clipping_gap(
     pairs = zip(model.parameters(), whole, strict=True)
     return max(largest(p.grad - g * (0.1 / (norm + 1e-6))) for p, g in pairs)
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #9ac1cdac
+# %% ../../nbs/02_pretraining/42_museum.ipynb #6ebc80fe
 def first_rate_gap(
     parts: SimpleNamespace,  # of `planted`
 ) -> float:  # relative to the peak
@@ -583,7 +583,7 @@ def decay_gap(
     pairs = zip(model.parameters(), theirs.parameters(), strict=True)
     return max(largest(a - b) for a, b in pairs)
 
-
+# %% ../../nbs/02_pretraining/42_museum.ipynb #dc3b9404
 def muon_shape_gap(
     parts: SimpleNamespace,  # of `planted`
 ) -> float:  # weights
@@ -607,7 +607,7 @@ def muon_rate_gap(
     rates = {bool(g.get("muon")): g["lr"] for g in optimizer.param_groups}
     return abs(rates[True] / rates[False] - 7.0)
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #54e0b062
+# %% ../../nbs/02_pretraining/42_museum.ipynb #81c5f18e
 def toy_run(
     parts: SimpleNamespace,  # of `planted`
     dropout: float = 0.2,  # share of activations dropped (0 to 1)
@@ -639,7 +639,7 @@ def skipped_missing(
 
     return float(3 - toy_run(parts, batches=batches)[1]["skipped"])
 
-
+# %% ../../nbs/02_pretraining/42_museum.ipynb #6c817fd9
 def global_stream_gap(
     parts: SimpleNamespace,  # of `planted`
 ) -> float:  # weights
@@ -667,7 +667,7 @@ def recomputation_gap(
                 found.append(gradients(parts, model, toy_batch()))
     return max(largest(a - b) for a, b in zip(*found, strict=True))
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #91444091
+# %% ../../nbs/02_pretraining/42_museum.ipynb #12794cf0
 @torch.no_grad()
 def evaluation_gap(
     parts: SimpleNamespace,  # of `planted`
@@ -692,7 +692,7 @@ def cache_gap(
     pieces = [model.hidden(piece, cache=cache) for piece in ids.split([5, 1, 6], dim=1)]
     return largest(torch.cat(pieces, 1) - model.hidden(ids))
 
-
+# %% ../../nbs/02_pretraining/42_museum.ipynb #593c615d
 def resumed_gap(
     parts: SimpleNamespace,  # of `planted`
 ) -> float:  # weights and their average
@@ -723,7 +723,7 @@ def average_gap(
     found = parts.training.train(model, objective, lambda step: toy_batch(), **how)["ema"]
     return max(largest(a - b) for a, b in zip(average, found.values(), strict=True))
 
-
+# %% ../../nbs/02_pretraining/42_museum.ipynb #390bcac7
 def evaluation_moves(
     parts: SimpleNamespace,  # of `planted`
 ) -> float:  # weights
@@ -733,7 +733,7 @@ def evaluation_moves(
     measured = toy_run(parts, ema=0.9, evaluate=evaluate, eval_every=1)[0]
     return weights_gap(measured, toy_run(parts, ema=0.9)[0])
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #86391250
+# %% ../../nbs/02_pretraining/42_museum.ipynb #f0d5996a
 CHECKS: dict[str, tuple[Callable[[SimpleNamespace], float], float]] = {  # check, largest value
     "causal_loss": (causal_loss_gap, 1e-12),
     "padding": (padding_gap, 1e-12),
@@ -742,6 +742,10 @@ CHECKS: dict[str, tuple[Callable[[SimpleNamespace], float], float]] = {  # check
     "next_document": (next_document_asked, 0.0),
     "answers": (answers_seen, 0.0),
     "seq2seq_loss": (seq2seq_gap, 1e-12),
+}
+
+# %% ../../nbs/02_pretraining/42_museum.ipynb #d71fe7b3
+CHECKS |= {
     "chosen_share": (lambda parts: share_gap(parts, "chosen"), 5.0),
     "masked_share": (lambda parts: share_gap(parts, "masked"), 5.0),
     "kept_share": (lambda parts: share_gap(parts, "kept"), 5.0),
@@ -750,6 +754,10 @@ CHECKS: dict[str, tuple[Callable[[SimpleNamespace], float], float]] = {  # check
     "new_masks": (masks_repeated, 0.3),
     "masked_split": (masked_split_gap, 1e-12),
     "epoch": (unpredicted, 0.0),
+}
+
+# %% ../../nbs/02_pretraining/42_museum.ipynb #61b4f1a4
+CHECKS |= {
     "future": (future_seen, 0.0),
     "future_padded": (lambda parts: future_seen(parts, "padded"), 0.0),
     "future_packed": (lambda parts: future_seen(parts, "packed"), 0.0),
@@ -759,6 +767,8 @@ CHECKS: dict[str, tuple[Callable[[SimpleNamespace], float], float]] = {  # check
     "source_padding": (source_padding_read, 1e-12),
     "target_future": (target_future_seen, 0.0),
 }
+
+# %% ../../nbs/02_pretraining/42_museum.ipynb #11e71f1f
 CHECKS |= {
     "fused": (fused_gap, 1e-12),
     "groups": (group_gap, 0.0),
@@ -767,6 +777,10 @@ CHECKS |= {
     "gpt2": (gpt2_gap, 1e-12),
     "gpt_head": (head_gradient_gap, 1e-6),
     "bert_head": (lambda parts: head_gradient_gap(parts, "bert"), 1e-6),
+}
+
+# %% ../../nbs/02_pretraining/42_museum.ipynb #2ca44dec
+CHECKS |= {
     "split": (split_gap, 1e-12),
     "old_gradient": (old_gradient, 0.0),
     "clipping": (clipping_gap, 1e-12),
@@ -803,7 +817,7 @@ def hang(
     "Write a room as a list of lines."
     return tuple(Exhibit(room, *line.split(maxsplit=3)) for line in lines)
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #b8544c1c
+# %% ../../nbs/02_pretraining/42_museum.ipynb #b4020cd0
 EXHIBITS = hang(
     "losses",
     "objectives.labels_not_shifted stream causal_loss",
@@ -815,7 +829,10 @@ EXHIBITS = hang(
     "objectives.next_document_is_predicted packed next_document",
     "objectives.decoder_reads_the_answer copy answers",
     "objectives.first_target_token_dropped copy seq2seq_loss",
-) + hang(
+)
+
+# %% ../../nbs/02_pretraining/42_museum.ipynb #5148f79f
+EXHIBITS += hang(
     "hidden words",
     "objectives.labels_after_corruption pairs labels",
     "objectives.special_tokens_masked pairs special",
@@ -825,6 +842,8 @@ EXHIBITS = hang(
     "objectives.same_masks_every_epoch few_pairs new_masks",
     "objectives.mean_of_means pairs masked_split",
 )
+
+# %% ../../nbs/02_pretraining/42_museum.ipynb #25b97253
 EXHIBITS += hang(
     "masks",
     "gpt.not_causal_without_a_mask stream future karpathy/nanochat #844",
@@ -835,7 +854,10 @@ EXHIBITS += hang(
     "bert.mask_upside_down pairs bert_padding",
     "transformer.cross_attention_takes_the_decoder copy target_future",
     "transformer.source_padding_is_seen copy source_padding",
-) + hang(
+)
+
+# %% ../../nbs/02_pretraining/42_museum.ipynb #16079a3b
+EXHIBITS += hang(
     "positions and parts",
     "gpt.positions_count_places left left_padding",
     "gpt.positions_run_on packed packing",
@@ -849,6 +871,8 @@ EXHIBITS += hang(
     "gpt.head_untied stream gpt_head",
     "bert.head_untied pairs bert_head",
 )
+
+# %% ../../nbs/02_pretraining/42_museum.ipynb #36bd8c4d
 EXHIBITS += hang(
     "loop",
     "training.mean_of_means split split",
@@ -866,7 +890,10 @@ EXHIBITS += hang(
     "training.empty_batch_has_loss_zero some_empty skipped karpathy/nanochat #662",
     "training.recomputed_with_other_dropout recomputed recomputation",
     "objectives.blocks_do_not_overlap stream epoch",
-) + hang(
+)
+
+# %% ../../nbs/02_pretraining/42_museum.ipynb #8017e35f
+EXHIBITS += hang(
     "evaluation and writing",
     "training.evaluation_without_eval dropout evaluation",
     "training.evaluation_is_a_mean_of_means padded evaluation",
@@ -875,6 +902,8 @@ EXHIBITS += hang(
     "gpt.keys_twice writing cache",
     "gpt.cache_mask_from_the_first_row writing cache",
 )
+
+# %% ../../nbs/02_pretraining/42_museum.ipynb #e8e45d6e
 EXHIBITS += hang(
     "checkpoints and averages",
     "training.resume_forgets_the_optimizer resumed resumed jingyaogong/minimind #701",
