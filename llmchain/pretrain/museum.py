@@ -872,7 +872,7 @@ EXHIBITS += hang(
     "bert.head_untied pairs bert_head",
 )
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #36bd8c4d
+# %% ../../nbs/02_pretraining/42_museum.ipynb #33037b8a
 EXHIBITS += hang(
     "loop",
     "training.mean_of_means split split",
@@ -885,8 +885,8 @@ EXHIBITS += hang(
     "training.warmup_starts_at_zero stream first_rate",
     "training.weight_decay_on_biases decayed decay",
     "training.adam_instead_of_adamw decayed decay",
-    "training.muon_at_the_rate_of_adamw muon muon_rate",
-    "training.muon_forgets_shape muon muon_shape",
+    "training.muon_at_the_rate_of_adamw stream muon_rate",
+    "training.muon_forgets_shape stream muon_shape",
     "training.empty_batch_has_loss_zero some_empty skipped karpathy/nanochat #662",
     "training.recomputed_with_other_dropout recomputed recomputation",
     "objectives.blocks_do_not_overlap stream epoch",

@@ -49,8 +49,8 @@ MUTANTS = [
         module=MODULE,
         old="torch.tensor([12, 3, 9, 5, 12, 7])",
         new="torch.tensor([12, 12, 12, 12, 12, 12])",
-        why="A toy without padding forgives padding that is counted and every mean of means.",
-        killed_by=UNIT + "test_its_check_finds_it[training.mean_of_means]",
+        why="A toy without padding forgives padding that is counted.",
+        killed_by=UNIT + "test_its_check_finds_it[objectives.padding_counted]",
     ),
     dict(
         name="changed_to_itself",
