@@ -243,13 +243,13 @@ def seq2seq_gap(
     ours = parts.objectives.seq2seq_sums(logits, labels)[0]
     return largest(ours - F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"))
 
-# %% ../../nbs/02_pretraining/42_museum.ipynb #dbde957d
+# %% ../../nbs/02_pretraining/42_museum.ipynb #238a77c0
 def masked_toy(
     parts: SimpleNamespace,  # of `planted`
-) -> tuple[Tensor, Tensor, Tensor]:  # intact, corrupted, labels, each (400, 50)
+) -> tuple[Tensor, Tensor, Tensor]:  # intact, corrupted, labels, each (4000, 50)
     "Text of 1000 words with the special tokens 0 to 4, of which 3 is [MASK]; masked as for BERT."
     generator = torch.Generator().manual_seed(3)
-    intact = torch.randint(1000, (400, 50), generator=generator)
+    intact = torch.randint(1000, (4000, 50), generator=generator)
     intact[:, 0], intact[:, -5:] = 1, 0  # [CLS] and padding
     corrupted, labels = parts.objectives.mask_tokens(intact, range(5), 3, 1000, generator)
     return intact, corrupted, labels
