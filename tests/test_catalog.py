@@ -128,3 +128,17 @@ def test_an_archive_member_that_is_a_link_is_refused(tmp_path: Path) -> None:
         archive.addfile(link, io.BytesIO())
     with pytest.raises((ValueError, KeyError)):
         list(catalog._ratings(path, {"members": ["a.txt"], "neutral": 0.5}))
+
+
+def test_an_authored_set_may_be_files_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    place = '{ kind = "authored", folder = "bugs", files = "list_*.py" }'
+    entry = f'[bugs]\ntask = "t"\nlicence = "Apache-2.0"\nembedded = {place}\n'
+    (tmp_path / "data" / "catalog.toml").write_text(entry)
+    (tmp_path / "bugs").mkdir()
+    (tmp_path / "bugs" / "list_a.py").write_text("A = 1\n")
+    first = catalog.find("bugs", root=tmp_path).fingerprint
+    (tmp_path / "bugs" / "other.py").write_text("")
+    assert catalog.find("bugs", root=tmp_path).fingerprint == first, "not one of its files"
+    (tmp_path / "bugs" / "list_a.py").write_text("A = 2\n")
+    assert catalog.find("bugs", root=tmp_path).fingerprint != first

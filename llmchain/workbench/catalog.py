@@ -112,7 +112,7 @@ def find(name: str, tier: str = "auto", root: Path | None = None) -> DataSet:
     elif kind == "environment":
         fingerprint = environment_fingerprint()
     elif kind == "authored":
-        files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
+        files = [path] if path.is_file() else sorted(path.glob(place.get("files", "*.jsonl")))
         fingerprint = _digest([f"{p.name}:{sha256(p)}" for p in files])
     elif path.is_file():
         fingerprint = sha256(path)
