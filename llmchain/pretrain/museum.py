@@ -900,7 +900,7 @@ EXHIBITS += hang(
     "gpt.dropout_in_evaluation dropout evaluation",
     "gpt.cache_positions_from_zero writing cache",
     "gpt.keys_twice writing cache",
-    "gpt.cache_mask_from_the_first_row writing cache",
+    "gpt.causal_flag_for_one_query writing cache",
 )
 
 # %% ../../nbs/02_pretraining/42_museum.ipynb #e8e45d6e
