@@ -810,7 +810,7 @@ def fill_frame(
         tags += tags_of([(kind, 0, len(text))] if kind else [], len(text))
     return {"tokens": tokens, "tags": tags}
 
-# %% ../../nbs/03_finetuning/13_entities.ipynb #71b7d95e
+# %% ../../nbs/03_finetuning/13_entities.ipynb #0f4e9ac3
 def to_hf_tagger(
     model: Tagger,  # ours; a CRF is not part of the result
     labels: Sequence[str],  # K names, by number
@@ -851,7 +851,7 @@ def save_tagger(
         parts = {name: part.detach().cpu().contiguous() for name, part in parts.items()}
         save_file(parts, folder / "crf.safetensors")
 
-# %% ../../nbs/03_finetuning/13_entities.ipynb #ce5c2b6d
+# %% ../../nbs/03_finetuning/13_entities.ipynb #3ca3a10e
 def load_tagger(
     path: str | Path,  # folder with config.json and model.safetensors
 ) -> tuple[Tagger, list[str]]:  # in evaluation mode, fp32; the names of its labels
@@ -873,7 +873,7 @@ def load_tagger(
         model.crf.load_state_dict(load_file(crf))
     return model.eval(), labels
 
-# %% ../../nbs/03_finetuning/13_entities.ipynb #57e82848
+# %% ../../nbs/03_finetuning/13_entities.ipynb #36b17c19
 def find_entities(
     model: Tagger,  # in any mode; left in it
     tokenizer: Callable,  # of transformers
@@ -897,7 +897,7 @@ def find_entities(
     how = "rules" if model.crf is None else "crf"
     return [spans(decode(some, labels, how, model.crf)[0], strict=True) for some in scores]
 
-# %% ../../nbs/03_finetuning/13_entities.ipynb #7578fcc9
+# %% ../../nbs/03_finetuning/13_entities.ipynb #b1f31e65
 TINTS = ("#ffd9a0", "#bfe3ff", "#bdebd3", "#fff2a8", "#e3d0ff", "#ffcfd8", "#d9e8b0", "#dddddd")
 
 
