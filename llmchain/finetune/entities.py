@@ -83,7 +83,7 @@ def repair(
         previous = tag
     return mended, sum(a != b for a, b in zip(tags, mended, strict=True))
 
-# %% ../../nbs/03_finetuning/13_entities.ipynb #e06db130
+# %% ../../nbs/03_finetuning/13_entities.ipynb #4e9d7077
 ROLES = {"class": "class", "func": "function", "meth": "method", "attr": "attribute"}
 ROLES |= {"data": "attribute", "const": "attribute", "mod": "module", "exc": "exception"}
 ROLE = re.compile(r":(?:py:)?([a-z]+):`([^`]+)`")
@@ -108,6 +108,7 @@ def role_sentence(
     words, tags, place = [], [], 0
     for match in [*ROLE.finditer(sentence), None]:
         plain = sentence[place : match.start() if match else len(sentence)]
+        plain = re.sub(r"`~(?:[\w.]*\.)?(\w+)`", r"\1", plain)  # a name that nobody said what it is
         words += WORD.findall(re.sub(r"[`*]", "", plain))
         tags += ["O"] * (len(words) - len(tags))
         if match:
