@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForTokenClassification, BertTokenizerFast
 
@@ -257,6 +257,8 @@ def test_labels_stand_on_first_pieces_as_word_ids_say(tokenizer):
     assert piece_labels(window, label_ids).tolist() == expected
 
 
+@example([1] * 10, 4, 2)
+@example([2, 1, 3, 1, 1, 2, 1], 6, 3)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(1, 12), st.integers(0, 6))
 def test_windows_lose_no_word_and_no_entity(sizes, room, overlap):
     found = cut(sizes, room, overlap)
