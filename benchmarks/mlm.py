@@ -3,8 +3,7 @@
 One size for all: width 256, depth 4, 4 heads, pairs of 256 tokens with their padding, the vocabulary of the course, no
 dropout, 15 % of the tokens masked anew at each step. The Trainer with its defaults trains for SECONDS and sets the
 target: its loss on held-out masked words. The others train until they are under it: the Trainer in bf16, which takes
-the same steps, and ours. Clock, budgets, the Trainer and the way to
-try another rate are those of clm.py."""
+the same steps, and ours. Clock, budgets, the Trainer and the way to try another rate are those of clm.py."""
 
 import json
 import sys

@@ -898,6 +898,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'llmchain/pretrain/museum.py'),
                                           'llmchain.pretrain.museum.largest': ( '02_pretraining/museum.html#largest',
                                                                                 'llmchain/pretrain/museum.py'),
+                                          'llmchain.pretrain.museum.loud': ( '02_pretraining/museum.html#loud',
+                                                                             'llmchain/pretrain/museum.py'),
                                           'llmchain.pretrain.museum.masked_split_gap': ( '02_pretraining/museum.html#masked_split_gap',
                                                                                          'llmchain/pretrain/museum.py'),
                                           'llmchain.pretrain.museum.masked_toy': ( '02_pretraining/museum.html#masked_toy',

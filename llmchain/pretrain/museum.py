@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'ORDER', 'N_WORDS', 'CHECKS', 'EXHIBITS', 'Bug', 'read_bugs', 'find_bug', 'with_bug', 'compiled_source',
-           'set_aside', 'planted', 'toy_batch', 'toy_gpt', 'largest', 'gradients', 'causal_loss_gap', 'padding_gap',
-           'ignored_gradient', 'next_document_asked', 'answers_seen', 'seq2seq_gap', 'masked_toy', 'deviation',
-           'share_gap', 'special_asked', 'labels_changed', 'masks_repeated', 'masked_split_gap', 'unpredicted',
-           'future_seen', 'packing_gap', 'toy_bert', 'padding_read', 'segments_unread', 'toy_seq2seq',
+           'set_aside', 'planted', 'toy_batch', 'loud', 'toy_gpt', 'largest', 'gradients', 'causal_loss_gap',
+           'padding_gap', 'ignored_gradient', 'next_document_asked', 'answers_seen', 'seq2seq_gap', 'masked_toy',
+           'deviation', 'share_gap', 'special_asked', 'labels_changed', 'masks_repeated', 'masked_split_gap',
+           'unpredicted', 'future_seen', 'packing_gap', 'toy_bert', 'padding_read', 'segments_unread', 'toy_seq2seq',
            'source_padding_read', 'target_future_seen', 'fused_gap', 'group_gap', 'rotation_gap', 'distance_gap',
            'gpt2_gap', 'head_gradient_gap', 'split_gap', 'toy_step', 'old_gradient', 'clipping_gap', 'first_rate_gap',
            'decay_gap', 'muon_shape_gap', 'muon_rate_gap', 'toy_run', 'weights_gap', 'skipped_missing',
@@ -147,16 +147,23 @@ def toy_batch(
     return {"input_ids": input_ids * mask, "attention_mask": mask}
 
 
+@torch.no_grad()
+def loud(
+    model: nn.Module,  # is changed
+) -> nn.Module:  # the same model
+    "Larger first weights than usual, so that each influence is far above rounding."
+    for parameter in model.parameters():
+        parameter.mul_(8.0 if parameter.dim() > 1 else 1.0)
+    return model
+
+
 def toy_gpt(
     parts: SimpleNamespace,  # of `planted`
     dropout: float = 0.0,  # share of activations dropped (0 to 1)
 ) -> nn.Module:  # a GPT of two blocks, fp64, in evaluation mode
-    "Larger first weights than usual, so that each influence is far above rounding."
+    "A GPT that is `loud`."
     model = parts.gpt.GPT(parts.gpt.GPTConfig(N_WORDS, 16, 2, 2, 8, dropout)).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(8.0 if parameter.dim() > 1 else 1.0)
-    return model
+    return loud(model)
 
 
 def largest(
@@ -363,13 +370,10 @@ def packing_gap(
 def toy_bert(
     parts: SimpleNamespace,  # of `planted`
 ) -> nn.Module:  # a BERT of two blocks with its heads, fp64, in evaluation mode
-    "As `toy_gpt`."
+    "As `toy_gpt`, another family."
     config = parts.bert.BertConfig(N_WORDS, 16, 2, 2, 8, 16)
     model = parts.bert.BertPretraining(config).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(8.0 if parameter.dim() > 1 else 1.0)
-    return model
+    return loud(model)
 
 
 @torch.no_grad()
@@ -395,13 +399,10 @@ def segments_unread(
 def toy_seq2seq(
     parts: SimpleNamespace,  # of `planted`
 ) -> nn.Module:  # encoder and decoder of one block, fp64, in evaluation mode
-    "As `toy_gpt`."
+    "As `toy_gpt`, another family."
     config = parts.transformer.TransformerConfig(N_WORDS, 16, 1, 2, 8, 16)
     model = parts.transformer.EncoderDecoder(config).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(8.0 if parameter.dim() > 1 else 1.0)
-    return model
+    return loud(model)
 
 
 @torch.no_grad()
