@@ -230,8 +230,13 @@ def adapt(
     "Put an adapter at each layer meant; blocks that a Classifier keeps frozen are left alone."
     if any(isinstance(m, Adapted) for m in model.modules()):
         raise ValueError("adapt: the model is adapted already; adapt a fresh one")
-    names = matching(model, targets)
-    made = {name: make(model.get_submodule(name)) for name in names}  # may refuse: nothing changed
+    names, learnt = matching(model, targets), [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        made = {name: make(model.get_submodule(name)) for name in names}
+    except (TypeError, ValueError):  # one layer is refused: the others are not left frozen
+        for parameter, learns in learnt:
+            parameter.requires_grad_(learns)
+        raise
     model.requires_grad_(False)
     for name, adapter in made.items():
         parent, _, last = name.rpartition(".")

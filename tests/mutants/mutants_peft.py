@@ -1,0 +1,156 @@
+"""Bugs planted into llmchain.finetune.peft."""
+
+MODULE = "llmchain.finetune.peft"
+TESTS = "tests/test_peft.py"
+MUTANTS = [
+    dict(
+        name="alpha instead of alpha over r",
+        module=MODULE,
+        old="self.scale = alpha / (math.sqrt(r) if rs else r)",
+        new="self.scale = alpha * (math.sqrt(r) if rs else 1)",
+        why="The formula is remembered without its denominator: a rate found at one rank fails at another.",
+        killed_by=f"{TESTS}::test_scale_is_alpha_over_r_or_its_root",
+    ),
+    dict(
+        name="B does not start at zero",
+        module=MODULE,
+        old="nn.Parameter(base.weight.new_zeros(base.out_features, r))",
+        new="nn.Parameter(0.02 * torch.ones_like(base.weight[:, :r]))",
+        why="Initialised like any other layer: training starts from a model that nobody pretrained.",
+        killed_by=f"{TESTS}::test_at_first_nothing_has_changed",
+    ),
+    dict(
+        name="the change is transposed",
+        module=MODULE,
+        old="return self.scale * self.lora_B @ self.lora_A",
+        new="return (self.scale * self.lora_B @ self.lora_A).reshape(self.base.weight.T.shape).T",
+        why="Two libraries store a matrix differently; on square layers no shape complains.",
+        killed_by=f"{TESTS}::test_merging_changes_no_output_and_leaves_no_trace",
+    ),
+    dict(
+        name="the base learns too",
+        module=MODULE,
+        old="        adapter.base.requires_grad_(False)\n",
+        new="",
+        why="Switching the adapter on switches all of its parameters on, those of the base among them.",
+        killed_by=f"{TESTS}::test_only_adapters_and_head_learn",
+    ),
+    dict(
+        name="the rest of the model is not frozen",
+        module=MODULE,
+        old="        raise\n    model.requires_grad_(False)\n",
+        new="        raise\n",
+        why="Only the adapted layers are frozen: embeddings and norms learn, and no file keeps them.",
+        killed_by=f"{TESTS}::test_only_adapters_and_head_learn",
+    ),
+    dict(
+        name="dropout in evaluation",
+        module=MODULE,
+        old="down = F.linear(self.dropout(x), self.lora_A)",
+        new="down = F.linear(F.dropout(x, self.dropout.p), self.lora_A)",
+        why="The function drops always unless told otherwise: answers change from call to call.",
+        killed_by=f"{TESTS}::test_dropout_is_of_training_only",
+    ),
+    dict(
+        name="merged and still added",
+        module=MODULE,
+        old="""        if self.kept:
+            return self.base(x)
+        down =""",
+        new="        down =",
+        why="The forward pass forgets that the weight holds the adapter: it counts double.",
+        killed_by=f"{TESTS}::test_merging_changes_no_output_and_leaves_no_trace",
+    ),
+    dict(
+        name="merging twice",
+        module=MODULE,
+        old="""        if self.kept:
+            raise RuntimeError(f"{type(self).__name__}: already merged; unmerge first")
+""",
+        new="",
+        why="A second call adds the change again and keeps the merged weight as if it were the base.",
+        killed_by=f"{TESTS}::test_merging_twice_is_refused_and_an_error_inside_unmerges",
+    ),
+    dict(
+        name="unmerging adds once more",
+        module=MODULE,
+        old="        self.base.load_state_dict(self.kept)\n        self.kept = {}",
+        new="        self.kept = {}\n"
+        "        self.base.weight.data += self.merged()[0] - self.base.weight",
+        why="The wrong sign: after merge and unmerge the base is one adapter further away.",
+        killed_by=f"{TESTS}::test_merging_changes_no_output_and_leaves_no_trace",
+    ),
+    dict(
+        name="unmerging subtracts",
+        module=MODULE,
+        old="self.kept = {k: v.clone() for k, v in self.base.state_dict().items()}",
+        new="self.kept = {k: new.get(k, v) - (new.get(k, v) - v) for k, v in self.base.state_dict().items()}",
+        why="Subtracting saves a copy and looks exact; the base drifts by a rounding at every switch.",
+        killed_by=f"{TESTS}::test_merging_changes_no_output_and_leaves_no_trace",
+    ),
+    dict(
+        name="gains decay",
+        module=MODULE,
+        old="self.gain = nn.Parameter(base.weight.new_ones(size))",
+        new="self.gain = nn.Parameter(base.weight.new_ones(1, size).squeeze(0)[None])",
+        why="Stored as a matrix, a gain falls under weight decay, which pulls it from one to zero.",
+        killed_by=f"{TESTS}::test_gains_and_lengths_do_not_decay",
+    ),
+    dict(
+        name="the bias is not stretched",
+        module=MODULE,
+        old="None if bias is None else bias * self.gain",
+        new="bias",
+        why="Merging thinks of the matrix and forgets that the gain stands behind the bias.",
+        killed_by=f"{TESTS}::test_merging_changes_no_output_and_leaves_no_trace",
+    ),
+    dict(
+        name="the length is not divided out",
+        module=MODULE,
+        old="return (self.magnitude / length)[:, None] * weight, self.base.bias",
+        new="return (self.magnitude / self.base.weight.norm(dim=1))[:, None] * weight, self.base.bias",
+        why="The norm is taken once, at the start: rows grow with the adapter, and m is no length.",
+        killed_by="tests/equality/test_peft.py::test_lora_and_dora",
+    ),
+    dict(
+        name="the prompt is padding",
+        module=MODULE,
+        old="seen = attention_mask.new_ones(len(x), len(self.prompt))",
+        new="seen = attention_mask.new_zeros(len(x), len(self.prompt))",
+        why="The mask is made longer with what pads it elsewhere: nobody ever looks at the prompt.",
+        killed_by=f"{TESTS}::test_prompt_is_read_and_padding_is_not",
+    ),
+    dict(
+        name="adapters of a batch mixed up",
+        module=MODULE,
+        old="thin = rows @ self.down[self.which].mT",
+        new="thin = rows @ self.down[self.which.sort().values].mT",
+        why="Rows are grouped by adapter for speed and not put back: customers get each other's answers.",
+        killed_by=f"{TESTS}::test_each_row_of_a_batch_has_its_own_adapter",
+    ),
+    dict(
+        name="every head answers for the first",
+        module=MODULE,
+        old="self.weight[self.which]) + self.bias[self.which]",
+        new="self.weight[self.which]) + self.bias[0]",
+        why="Layers are chosen by row, the head's bias is overlooked: scores are shifted, few labels change.",
+        killed_by=f"{TESTS}::test_each_row_of_a_batch_has_its_own_adapter",
+    ),
+    dict(
+        name="the file holds the base",
+        module=MODULE,
+        old='    tensors = {f"base_model.model.{n}": w.detach().cpu().contiguous() for n, w in weights.items()}',
+        new='    weights |= {f"{their_name(n)}.weight": m.base.weight for n, m in layers.items()}\n'
+        '    tensors = {f"base_model.model.{n}": w.detach().cpu().contiguous() for n, w in weights.items()}',
+        why="state_dict() of the whole model is saved: correct, and a hundred times too large.",
+        killed_by=f"{TESTS}::test_a_file_holds_the_adapter_alone_and_comes_back",
+    ),
+    dict(
+        name="the fingerprint is of the adapted model",
+        module=MODULE,
+        old='        if name.startswith(aside) and ".base." not in name:\n            continue\n',
+        new="",
+        why="The hash covers the adapter too, so no base ever fits and people switch the check off.",
+        killed_by=f"{TESTS}::test_fingerprint_is_of_the_base",
+    ),
+]
