@@ -46,12 +46,18 @@ KINDS = {
 }
 
 
-def small(pooling="mean", n_frozen=0, seed=1):
+def small_bert(seed=1, n_layer=3, n_embd=16):
+    "Random weights, and biases that are not zero, so that a forgotten one is seen."
     generator = torch.Generator().manual_seed(seed)
-    bert = Bert(BertConfig(50, 20, 3, 2, 16, 32), generator)
+    bert = Bert(BertConfig(50, 20, n_layer, 2, n_embd, 32), generator)
     with torch.no_grad():
         for parameter in bert.parameters():
-            parameter.mul_(5)
+            parameter.mul_(5).add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return bert
+
+
+def small(pooling="mean", n_frozen=0, seed=1):
+    generator, bert = torch.Generator().manual_seed(seed), small_bert(seed)
     return split_projections(Classifier(bert, 3, pooling, n_frozen, generator)).eval()
 
 
@@ -62,6 +68,7 @@ def louder(model, seed=0):
         for adapter in adapters(model).values():
             for parameter in (p for p in adapter.parameters() if p.requires_grad):
                 parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+        model.head.bias.add_(torch.randn(3, generator=generator))
     return model
 
 
@@ -89,7 +96,7 @@ def test_factors_give_the_nearest_matrix_of_every_rank():
 
 
 def test_split_projections_compute_the_same_and_learn_the_same():
-    bert = Bert(BertConfig(50, 20, 3, 2, 16, 32), torch.Generator().manual_seed(1))
+    bert = small_bert()
     for pooling in ("mean", "cls"):  # cls computes the last block for the first token only
         stacked = Classifier(bert, 3, pooling).double().eval()
         parted = split_projections(copy.deepcopy(stacked))
@@ -274,12 +281,7 @@ def test_a_file_holds_the_adapter_alone_and_comes_back(stored):
 def test_fingerprint_is_of_the_base():
     here = base_sha256(small())
     assert base_sha256(with_lora()) == here
-    stacked = Classifier(
-        Bert(BertConfig(50, 20, 3, 2, 16, 32), torch.Generator().manual_seed(1)), 3
-    )
-    with torch.no_grad():
-        for parameter in stacked.bert.parameters():
-            parameter.mul_(5)
+    stacked = Classifier(small_bert(), 3)
     assert base_sha256(stacked) == here  # stacked or split: the same weights
     other = small()
     with torch.no_grad():
@@ -300,8 +302,7 @@ def test_an_adapter_of_another_base_changes_nothing(stored):
     adapter = read_adapter(folder)
     with pytest.raises(ValueError, match="another base: it was trained on weights .*, these are"):
         attach(small(seed=2), adapter)
-    wide = Bert(BertConfig(50, 20, 3, 2, 24, 32), torch.Generator().manual_seed(1))
-    short = Bert(BertConfig(50, 20, 2, 2, 16, 32), torch.Generator().manual_seed(1))
+    wide, short = small_bert(n_embd=24), small_bert(n_layer=2)
     for bert, said in ((wide, "this model needs"), (short, "this model has no .*layer.2")):
         model = split_projections(Classifier(bert, 3, "mean"))
         with pytest.raises(ValueError, match=f"is of another base: .*{said}"):
