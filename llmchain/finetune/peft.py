@@ -54,7 +54,7 @@ class Projections(nn.Module):
         "The three, one after the other."
         return torch.cat([self.query(x), self.key(x), self.value(x)], -1)
 
-
+# %% ../../nbs/03_finetuning/16_peft.ipynb #56cf4345
 def split_projections(
     model: nn.Module,  # is changed: each stacked qkv becomes three layers
 ) -> nn.Module:  # the same model, which computes the same
@@ -65,14 +65,14 @@ def split_projections(
             module.qkv = Projections(module.qkv).requires_grad_(learns)
     return model
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #b5802715
+# %% ../../nbs/03_finetuning/16_peft.ipynb #c2932509
 def n_trainable(
     model: nn.Module,  # any
 ) -> int:  # weights that want a gradient
     "How many numbers learn."
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #1fb8017c
+# %% ../../nbs/03_finetuning/16_peft.ipynb #3789e323
 def factors(
     matrix: Tensor,  # (n, m)
 ) -> tuple[Tensor, Tensor]:  # left (n, k) and right (k, m), with k the smaller side
@@ -91,7 +91,7 @@ def energy(
     squared = (left.norm(dim=0) * right.norm(dim=1)).double() ** 2
     return squared.cumsum(0) / squared.sum()
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #b87749a4
+# %% ../../nbs/03_finetuning/16_peft.ipynb #aa956f47
 class Adapted(nn.Module):
     "A linear layer that keeps its weights, and what is learnt beside them."
 
@@ -131,7 +131,7 @@ class Adapted(nn.Module):
         self.base.load_state_dict(self.kept)
         self.kept = {}
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #a70dfefb
+# %% ../../nbs/03_finetuning/16_peft.ipynb #9f5d19c8
 def check_lora(
     base: nn.Linear,  # to be adapted
     r: int,  # rank
@@ -151,7 +151,7 @@ def check_lora(
     if wrong:
         raise ValueError(f"LoRA: {'; '.join(wrong)}")
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #aa956f47
+# %% ../../nbs/03_finetuning/16_peft.ipynb #f55c9b5b
 class LoRALinear(Adapted):
     "W x + b + s B A x, of which only A and B learn (Hu et al. 2022, eq. 3)."
 
@@ -192,7 +192,7 @@ class LoRALinear(Adapted):
         down = F.linear(self.dropout(x), self.lora_A)  # (…, r)
         return self.base(x) + self.scale * F.linear(down, self.lora_B)
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #cf8b962d
+# %% ../../nbs/03_finetuning/16_peft.ipynb #55c8dd70
 def matching(
     model: nn.Module,  # any
     targets: Sequence[str],  # ends of names: "query", "mlp.down"
@@ -220,7 +220,7 @@ def block_number(
     found = re.search(r"\b(?:blocks|layer)\.(\d+)\.", name)
     return int(found[1]) if found else math.inf
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #e2dffd9f
+# %% ../../nbs/03_finetuning/16_peft.ipynb #6ce39ccc
 def adapt(
     model: nn.Module,  # is changed: all of it is frozen but the adapters and `learn`
     targets: Sequence[str],  # ends of names of linear layers
@@ -246,14 +246,14 @@ def adapt(
         model.get_submodule(name).requires_grad_(True)
     return names
 
-
+# %% ../../nbs/03_finetuning/16_peft.ipynb #12ef1689
 def adapters(
     model: nn.Module,  # any
 ) -> dict[str, Adapted]:  # by name; empty if there are none
     "The adapters of a model."
     return {name: m for name, m in model.named_modules() if isinstance(m, Adapted)}
 
-
+# %% ../../nbs/03_finetuning/16_peft.ipynb #0307a7c2
 @contextmanager
 def merged(
     model: nn.Module,  # with adapters that can be merged
@@ -269,7 +269,7 @@ def merged(
         for adapter in done:
             adapter.unmerge()
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #12ef1689
+# %% ../../nbs/03_finetuning/16_peft.ipynb #f62527cc
 class DoRALinear(LoRALinear):
     "Length and direction of each row learn apart: m (W + s B A) / ‖W + s B A‖ (Liu et al. 2024, eq. 5)."
 
@@ -296,7 +296,7 @@ class DoRALinear(LoRALinear):
         "The layer with the turned and stretched weight."
         return self.base(x) if self.kept else F.linear(x, *self.merged())
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #faee6d5d
+# %% ../../nbs/03_finetuning/16_peft.ipynb #9e5a18e0
 class IA3Linear(Adapted):
     "A gain for each output (keys, values) or for each input (of the MLP's second layer) (Liu et al. 2022, eq. 2)."
 
@@ -327,7 +327,7 @@ class IA3Linear(Adapted):
             return self.base(x)
         return self.base(x * self.gain) if self.of_input else self.base(x) * self.gain
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #f62527cc
+# %% ../../nbs/03_finetuning/16_peft.ipynb #01d1d7e6
 class BottleneckLinear(Adapted):
     "y + U gelu(D y) behind a linear layer y (Houlsby et al. 2019, fig. 2); it bends, so it stays."
 
@@ -354,7 +354,7 @@ class BottleneckLinear(Adapted):
         y = self.base(x)
         return y + self.up(F.gelu(self.down(y)))
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #9e5a18e0
+# %% ../../nbs/03_finetuning/16_peft.ipynb #cc11d3f2
 class Prompted(nn.Module):
     "Learnt vectors behind [CLS], which every text is read with (Lester et al. 2021, sec. 2)."
 
@@ -391,7 +391,7 @@ class Prompted(nn.Module):
         mask = torch.cat([attention_mask[:, :1], seen, attention_mask[:, 1:]], 1)
         return self.model(hidden=x, attention_mask=mask)
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #6db96d7e
+# %% ../../nbs/03_finetuning/16_peft.ipynb #518c3878
 def state_bytes(
     optimizer: torch.optim.Optimizer,  # after a step
 ) -> int:  # bytes of gradients and moments
@@ -400,7 +400,7 @@ def state_bytes(
     held += [t for state in optimizer.state.values() for t in state.values()]
     return sum(t.numel() * t.element_size() for t in held if isinstance(t, Tensor))
 
-
+# %% ../../nbs/03_finetuning/16_peft.ipynb #5fbec473
 def activation_bytes(
     model: nn.Module,  # in train mode; its gradients are thrown away
     objective: object,  # sums and counts, see llmchain.pretrain.training
@@ -428,7 +428,7 @@ def activation_bytes(
     model.zero_grad(set_to_none=True)
     return sum(kept.values())
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #73922df7
+# %% ../../nbs/03_finetuning/16_peft.ipynb #a6879af4
 THEIR_NAMES = (
     ("blocks.", "encoder.layer."),
     ("attention.qkv.", "attention.self."),
@@ -448,7 +448,7 @@ def their_name(
         name = name.replace(ours, theirs)
     return name
 
-
+# %% ../../nbs/03_finetuning/16_peft.ipynb #20e92a5f
 def base_sha256(
     model: Classifier,  # adapted or not, not merged
 ) -> str:  # 64 hexadecimal digits
@@ -470,7 +470,7 @@ def base_sha256(
         found.update(weights[name].detach().float().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #cd699da9
+# %% ../../nbs/03_finetuning/16_peft.ipynb #7212a931
 def save_adapter(
     folder: Path,  # exists
     model: Classifier,  # adapted by LoRALinear, not merged
@@ -503,7 +503,7 @@ def save_adapter(
     save_file(tensors, folder / "adapter_model.safetensors", note)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #518c3878
+# %% ../../nbs/03_finetuning/16_peft.ipynb #efc59560
 @dataclass(frozen=True)
 class Adapter:
     "What an adapter's folder holds."
@@ -513,7 +513,7 @@ class Adapter:
     base_sha256: str | None  # fingerprint of its base; None: peft wrote it, which keeps none
     folder: Path  # where it lies
 
-
+# %% ../../nbs/03_finetuning/16_peft.ipynb #ac41e6cd
 def adapter_config(
     folder: Path,  # holds adapter_config.json
 ) -> dict:  # with r, lora_alpha, lora_dropout and use_rslora
@@ -532,7 +532,7 @@ def adapter_config(
         raise ValueError(f"read_adapter: {file}: cannot compute {'; '.join(wrong)}")
     return config
 
-
+# %% ../../nbs/03_finetuning/16_peft.ipynb #f17b77e2
 def read_adapter(
     folder: str | Path,  # of peft or of save_adapter
 ) -> Adapter:  # weights in fp32
@@ -553,7 +553,7 @@ def read_adapter(
         raise ValueError(f"read_adapter: {file} is no safetensors file ({error})") from None
     return Adapter(config, weights, note.get("base_sha256"), folder)
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #b429bf79
+# %% ../../nbs/03_finetuning/16_peft.ipynb #db248432
 def adapted_layers(
     model: Classifier,  # with split projections, not adapted
     adapter: Adapter,  # of the same base
@@ -586,7 +586,7 @@ def adapted_layers(
         )
     return found
 
-
+# %% ../../nbs/03_finetuning/16_peft.ipynb #b527e315
 def attach(
     model: Classifier,  # with split projections, not adapted; is changed
     adapter: Adapter,  # of the same base
@@ -607,7 +607,7 @@ def attach(
         model.head.load_state_dict(head)
     return model
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #a6879af4
+# %% ../../nbs/03_finetuning/16_peft.ipynb #231845dc
 class SharedLinear(Adapted):
     "One base, K adapters; each row of a batch is told its own (Chen et al. 2023; Sheng et al. 2023)."
 
@@ -644,7 +644,7 @@ class SharedLinear(Adapted):
         thin = rows @ self.down[self.which].mT  # (B, N, R)
         return self.base(x) + (thin @ self.up[self.which].mT).unflatten(1, x.shape[1:-1])
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #3d429c28
+# %% ../../nbs/03_finetuning/16_peft.ipynb #9aadb721
 class SharedHead(nn.Module):
     "K heads of the same size; each row of a batch is told its own."
 
@@ -664,7 +664,7 @@ class SharedHead(nn.Module):
         "Scores of each row by its head."
         return torch.einsum("bc,bkc->bk", x, self.weight[self.which]) + self.bias[self.which]
 
-
+# %% ../../nbs/03_finetuning/16_peft.ipynb #aa28b036
 def share(
     base: Classifier,  # with split projections, not adapted; is changed
     models: Sequence[Classifier],  # K, adapted on the same base by LoRALinear; left alone
@@ -681,7 +681,7 @@ def share(
     base.head = SharedHead([m.head for m in models])
     return base.eval()
 
-
+# %% ../../nbs/03_finetuning/16_peft.ipynb #ab6a8aa7
 @contextmanager
 def rows_use(
     model: Classifier,  # of `share`
