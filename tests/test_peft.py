@@ -161,6 +161,10 @@ def test_merging_twice_is_refused_and_an_error_inside_unmerges():
     lora.merge()
     with pytest.raises(RuntimeError, match="already merged; unmerge first"):
         lora.merge()
+    with pytest.raises(RuntimeError, match="merged, so nothing would learn; unmerge first"):
+        lora.train()
+    lora.eval().unmerge()
+    assert lora.train().training
     model = with_lora()
     start = copy.deepcopy(model.state_dict())
     with pytest.raises(KeyError), merged(model):
@@ -379,3 +383,20 @@ def test_each_row_of_a_batch_has_its_own_adapter(pooling):
     with pytest.raises(ValueError, match=r"models \[1\] are adapted on another base"):
         share(small(pooling), [models[0], small(pooling, seed=2)])
     assert any(isinstance(m, SharedLinear) for m in shared.modules())
+    other = small(pooling)
+    adapt(other, ["key"], lambda base: DoRALinear(base, 2, 4))
+    with pytest.raises(ValueError, match="share: only LoRALinear"):
+        share(small(pooling), [models[0], other])
+
+
+def test_a_head_of_other_classes_and_unread_tensors_are_refused(stored):
+    folder, _ = stored
+    two = split_projections(Classifier(small_bert(), 2, "mean"))
+    with pytest.raises(ValueError, match="tells 3 classes apart, this model 2"):
+        attach(two, read_adapter(folder))
+    assert not adapters(two)
+    rewrite(
+        folder, lambda t: t | {"base_model.model.bert.pooler.dense.weight": torch.zeros(16, 16)}
+    )
+    with pytest.raises(ValueError, match="holds bert.pooler.dense.weight, which is neither"):
+        attach(small(), read_adapter(folder))

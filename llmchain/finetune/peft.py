@@ -6,8 +6,8 @@
 __all__ = ['THEIR_NAMES', 'Projections', 'split_projections', 'n_trainable', 'factors', 'energy', 'Adapted', 'check_lora',
            'LoRALinear', 'matching', 'block_number', 'adapt', 'adapters', 'merged', 'DoRALinear', 'IA3Linear',
            'BottleneckLinear', 'Prompted', 'state_bytes', 'activation_bytes', 'their_name', 'base_sha256',
-           'save_adapter', 'Adapter', 'adapter_config', 'read_adapter', 'adapted_layers', 'attach', 'SharedLinear',
-           'SharedHead', 'share', 'rows_use']
+           'save_adapter', 'Adapter', 'adapter_config', 'read_adapter', 'adapted_layers', 'adapted_head', 'attach',
+           'SharedLinear', 'SharedHead', 'share', 'rows_use']
 
 # %% ../../nbs/03_finetuning/16_peft.ipynb #ce680fee
 import difflib
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ def energy(
     squared = (left.norm(dim=0) * right.norm(dim=1)).double() ** 2
     return squared.cumsum(0) / squared.sum()
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #aa956f47
+# %% ../../nbs/03_finetuning/16_peft.ipynb #0b387e4e
 class Adapted(nn.Module):
     "A linear layer that keeps its weights, and what is learnt beside them."
 
@@ -111,27 +112,44 @@ class Adapted(nn.Module):
         "Weight and bias of the one linear layer that computes the same."
         raise TypeError(f"{type(self).__name__}: what is learnt is not linear, it cannot be merged")
 
-    @torch.no_grad()
-    def merge(self) -> None:
-        "Write the adapter into the base; a copy of the base is kept."
-        if self.kept:
-            raise RuntimeError(f"{type(self).__name__}: already merged; unmerge first")
-        new = {
-            k: v for k, v in zip(("weight", "bias"), self.merged(), strict=True) if v is not None
-        }
-        if not all(v.isfinite().all() for v in new.values()):
-            raise FloatingPointError(f"{type(self).__name__}: the merged weight is not finite")
-        self.kept = {k: v.clone() for k, v in self.base.state_dict().items()}
-        self.base.load_state_dict(new)
+    def train(
+        self,
+        mode: bool = True,  # False: evaluation
+    ) -> "Adapted":  # itself
+        "Switch to training (or evaluation); what is merged would learn nothing, so it refuses."
+        if mode and self.kept:
+            raise RuntimeError(
+                f"{type(self).__name__}: merged, so nothing would learn; unmerge first"
+            )
+        return super().train(mode)
 
-    def unmerge(self) -> None:
-        "Put the base back, bit for bit."
-        if not self.kept:
-            raise RuntimeError(f"{type(self).__name__}: not merged")
-        self.base.load_state_dict(self.kept)
-        self.kept = {}
+# %% ../../nbs/03_finetuning/16_peft.ipynb #f55c9b5b
+@patch
+@torch.no_grad()
+def merge(
+    self: Adapted,  # not merged
+) -> None:
+    "Write the adapter into the base; a copy of the base is kept."
+    if self.kept:
+        raise RuntimeError(f"{type(self).__name__}: already merged; unmerge first")
+    new = {k: v for k, v in zip(("weight", "bias"), self.merged(), strict=True) if v is not None}
+    if not all(v.isfinite().all() for v in new.values()):
+        raise FloatingPointError(f"{type(self).__name__}: the merged weight is not finite")
+    self.kept = {k: v.clone() for k, v in self.base.state_dict().items()}
+    self.base.load_state_dict(new)
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #9f5d19c8
+
+@patch
+def unmerge(
+    self: Adapted,  # merged
+) -> None:
+    "Put the base back, bit for bit."
+    if not self.kept:
+        raise RuntimeError(f"{type(self).__name__}: not merged")
+    self.base.load_state_dict(self.kept)
+    self.kept = {}
+
+# %% ../../nbs/03_finetuning/16_peft.ipynb #bfe67ad0
 def check_lora(
     base: nn.Linear,  # to be adapted
     r: int,  # rank
@@ -151,7 +169,7 @@ def check_lora(
     if wrong:
         raise ValueError(f"LoRA: {'; '.join(wrong)}")
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #f55c9b5b
+# %% ../../nbs/03_finetuning/16_peft.ipynb #fdd4dcc7
 class LoRALinear(Adapted):
     "W x + b + s B A x, of which only A and B learn (Hu et al. 2022, eq. 3)."
 
@@ -192,7 +210,7 @@ class LoRALinear(Adapted):
         down = F.linear(self.dropout(x), self.lora_A)  # (…, r)
         return self.base(x) + self.scale * F.linear(down, self.lora_B)
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #55c8dd70
+# %% ../../nbs/03_finetuning/16_peft.ipynb #12ef1689
 def matching(
     model: nn.Module,  # any
     targets: Sequence[str],  # ends of names: "query", "mlp.down"
@@ -220,7 +238,7 @@ def block_number(
     found = re.search(r"\b(?:blocks|layer)\.(\d+)\.", name)
     return int(found[1]) if found else math.inf
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #6ce39ccc
+# %% ../../nbs/03_finetuning/16_peft.ipynb #0307a7c2
 def adapt(
     model: nn.Module,  # is changed: all of it is frozen but the adapters and `learn`
     targets: Sequence[str],  # ends of names of linear layers
@@ -246,14 +264,14 @@ def adapt(
         model.get_submodule(name).requires_grad_(True)
     return names
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #12ef1689
+# %% ../../nbs/03_finetuning/16_peft.ipynb #faee6d5d
 def adapters(
     model: nn.Module,  # any
 ) -> dict[str, Adapted]:  # by name; empty if there are none
     "The adapters of a model."
     return {name: m for name, m in model.named_modules() if isinstance(m, Adapted)}
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #0307a7c2
+# %% ../../nbs/03_finetuning/16_peft.ipynb #cd7ff24a
 @contextmanager
 def merged(
     model: nn.Module,  # with adapters that can be merged
@@ -269,7 +287,7 @@ def merged(
         for adapter in done:
             adapter.unmerge()
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #f62527cc
+# %% ../../nbs/03_finetuning/16_peft.ipynb #9e5a18e0
 class DoRALinear(LoRALinear):
     "Length and direction of each row learn apart: m (W + s B A) / ‖W + s B A‖ (Liu et al. 2024, eq. 5)."
 
@@ -296,7 +314,7 @@ class DoRALinear(LoRALinear):
         "The layer with the turned and stretched weight."
         return self.base(x) if self.kept else F.linear(x, *self.merged())
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #9e5a18e0
+# %% ../../nbs/03_finetuning/16_peft.ipynb #01d1d7e6
 class IA3Linear(Adapted):
     "A gain for each output (keys, values) or for each input (of the MLP's second layer) (Liu et al. 2022, eq. 2)."
 
@@ -327,7 +345,7 @@ class IA3Linear(Adapted):
             return self.base(x)
         return self.base(x * self.gain) if self.of_input else self.base(x) * self.gain
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #01d1d7e6
+# %% ../../nbs/03_finetuning/16_peft.ipynb #cc11d3f2
 class BottleneckLinear(Adapted):
     "y + U gelu(D y) behind a linear layer y (Houlsby et al. 2019, fig. 2); it bends, so it stays."
 
@@ -354,7 +372,7 @@ class BottleneckLinear(Adapted):
         y = self.base(x)
         return y + self.up(F.gelu(self.down(y)))
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #cc11d3f2
+# %% ../../nbs/03_finetuning/16_peft.ipynb #615a7aea
 class Prompted(nn.Module):
     "Learnt vectors behind [CLS], which every text is read with (Lester et al. 2021, sec. 2)."
 
@@ -391,7 +409,7 @@ class Prompted(nn.Module):
         mask = torch.cat([attention_mask[:, :1], seen, attention_mask[:, 1:]], 1)
         return self.model(hidden=x, attention_mask=mask)
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #518c3878
+# %% ../../nbs/03_finetuning/16_peft.ipynb #fc635192
 def state_bytes(
     optimizer: torch.optim.Optimizer,  # after a step
 ) -> int:  # bytes of gradients and moments
@@ -400,7 +418,7 @@ def state_bytes(
     held += [t for state in optimizer.state.values() for t in state.values()]
     return sum(t.numel() * t.element_size() for t in held if isinstance(t, Tensor))
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #5fbec473
+# %% ../../nbs/03_finetuning/16_peft.ipynb #e1378e5f
 def activation_bytes(
     model: nn.Module,  # in train mode; its gradients are thrown away
     objective: object,  # sums and counts, see llmchain.pretrain.training
@@ -428,7 +446,7 @@ def activation_bytes(
     model.zero_grad(set_to_none=True)
     return sum(kept.values())
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #a6879af4
+# %% ../../nbs/03_finetuning/16_peft.ipynb #7212a931
 THEIR_NAMES = (
     ("blocks.", "encoder.layer."),
     ("attention.qkv.", "attention.self."),
@@ -448,7 +466,7 @@ def their_name(
         name = name.replace(ours, theirs)
     return name
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #20e92a5f
+# %% ../../nbs/03_finetuning/16_peft.ipynb #efc59560
 def base_sha256(
     model: Classifier,  # adapted or not, not merged
 ) -> str:  # 64 hexadecimal digits
@@ -470,7 +488,7 @@ def base_sha256(
         found.update(weights[name].detach().float().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #7212a931
+# %% ../../nbs/03_finetuning/16_peft.ipynb #ac41e6cd
 def save_adapter(
     folder: Path,  # exists
     model: Classifier,  # adapted by LoRALinear, not merged
@@ -503,7 +521,7 @@ def save_adapter(
     save_file(tensors, folder / "adapter_model.safetensors", note)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #efc59560
+# %% ../../nbs/03_finetuning/16_peft.ipynb #59a11f53
 @dataclass(frozen=True)
 class Adapter:
     "What an adapter's folder holds."
@@ -513,7 +531,7 @@ class Adapter:
     base_sha256: str | None  # fingerprint of its base; None: peft wrote it, which keeps none
     folder: Path  # where it lies
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #ac41e6cd
+# %% ../../nbs/03_finetuning/16_peft.ipynb #db248432
 def adapter_config(
     folder: Path,  # holds adapter_config.json
 ) -> dict:  # with r, lora_alpha, lora_dropout and use_rslora
@@ -532,7 +550,7 @@ def adapter_config(
         raise ValueError(f"read_adapter: {file}: cannot compute {'; '.join(wrong)}")
     return config
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #f17b77e2
+# %% ../../nbs/03_finetuning/16_peft.ipynb #b527e315
 def read_adapter(
     folder: str | Path,  # of peft or of save_adapter
 ) -> Adapter:  # weights in fp32
@@ -553,7 +571,7 @@ def read_adapter(
         raise ValueError(f"read_adapter: {file} is no safetensors file ({error})") from None
     return Adapter(config, weights, note.get("base_sha256"), folder)
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #db248432
+# %% ../../nbs/03_finetuning/16_peft.ipynb #3fc08aaf
 def adapted_layers(
     model: Classifier,  # with split projections, not adapted
     adapter: Adapter,  # of the same base
@@ -586,13 +604,31 @@ def adapted_layers(
         )
     return found
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #b527e315
+# %% ../../nbs/03_finetuning/16_peft.ipynb #e7d00a36
+def adapted_head(
+    model: Classifier,  # whose head is replaced
+    adapter: Adapter,  # of the same number of classes
+) -> dict[str, Tensor]:  # weight (K, C) and bias (K,); empty if the adapter brings no head
+    "The head of an adapter; refuses what would be left unread."
+    rest = {n: w for n, w in adapter.weights.items() if not re.search(r"lora_[AB]\.weight$", n)}
+    head = {k: rest.pop(f"classifier.{k}") for k in ("weight", "bias") if f"classifier.{k}" in rest}
+    if rest:
+        raise ValueError(
+            f"adapter {adapter.folder} holds {min(rest)}, which is neither LoRA nor head"
+        )
+    if head and len(head["weight"]) != model.head.out_features:
+        given, here = len(head["weight"]), model.head.out_features
+        raise ValueError(f"adapter {adapter.folder} tells {given} classes apart, this model {here}")
+    return head
+
+# %% ../../nbs/03_finetuning/16_peft.ipynb #65d613ed
 def attach(
     model: Classifier,  # with split projections, not adapted; is changed
     adapter: Adapter,  # of the same base
 ) -> Classifier:  # the same model, adapted, with the adapter's head
     "Put a stored adapter on its base."
     layers, c = adapted_layers(model, adapter), adapter.config
+    head = adapted_head(model, adapter)
     adapt(
         model,
         list(layers),
@@ -602,21 +638,18 @@ def attach(
         for name, (a, b) in layers.items():
             model.get_submodule(name).lora_A.copy_(a)
             model.get_submodule(name).lora_B.copy_(b)
-    head = {k: adapter.weights.get(f"classifier.{k}") for k in ("weight", "bias")}
-    if all(w is not None for w in head.values()):
+    if head:
         model.head.load_state_dict(head)
     return model
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #231845dc
+# %% ../../nbs/03_finetuning/16_peft.ipynb #ab6a8aa7
 class SharedLinear(Adapted):
     "One base, K adapters; each row of a batch is told its own (Chen et al. 2023; Sheng et al. 2023)."
 
     def __init__(
         self,
         base: nn.Linear,  # taken over and frozen
-        layers: Sequence[
-            LoRALinear | nn.Linear | None
-        ],  # K, whose weights are copied; None: base alone
+        layers: Sequence[LoRALinear | None],  # K, whose weights are copied; None: base alone
     ):
         super().__init__(base)
         parts = [None if m is None else (m.lora_A, m.scale * m.lora_B) for m in layers]
@@ -644,7 +677,7 @@ class SharedLinear(Adapted):
         thin = rows @ self.down[self.which].mT  # (B, N, R)
         return self.base(x) + (thin @ self.up[self.which].mT).unflatten(1, x.shape[1:-1])
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #9aadb721
+# %% ../../nbs/03_finetuning/16_peft.ipynb #12b8da78
 class SharedHead(nn.Module):
     "K heads of the same size; each row of a batch is told its own."
 
@@ -664,7 +697,7 @@ class SharedHead(nn.Module):
         "Scores of each row by its head."
         return torch.einsum("bc,bkc->bk", x, self.weight[self.which]) + self.bias[self.which]
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #aa28b036
+# %% ../../nbs/03_finetuning/16_peft.ipynb #01566e07
 def share(
     base: Classifier,  # with split projections, not adapted; is changed
     models: Sequence[Classifier],  # K, adapted on the same base by LoRALinear; left alone
@@ -673,6 +706,12 @@ def share(
     if odd := [k for k, m in enumerate(models) if base_sha256(m) != base_sha256(base)]:
         raise ValueError(f"share: models {odd} are adapted on another base")
     found = [adapters(m) for m in models]
+    if {type(a) for layers in found for a in layers.values()} - {LoRALinear}:
+        raise ValueError("share: only LoRALinear can be told by row; one model has other adapters")
+    if len(classes := {m.head.out_features for m in models}) != 1:
+        raise ValueError(
+            f"share: heads must have the same number of classes, got {sorted(classes)}"
+        )
     for name in dict.fromkeys(n for layers in found for n in layers):
         parent, _, last = name.rpartition(".")
         linear = base.get_submodule(name)
@@ -681,7 +720,7 @@ def share(
     base.head = SharedHead([m.head for m in models])
     return base.eval()
 
-# %% ../../nbs/03_finetuning/16_peft.ipynb #ab6a8aa7
+# %% ../../nbs/03_finetuning/16_peft.ipynb #6fca3cc8
 @contextmanager
 def rows_use(
     model: Classifier,  # of `share`

@@ -64,8 +64,8 @@ MUTANTS = [
     dict(
         name="merging twice",
         module=MODULE,
-        old="""        if self.kept:
-            raise RuntimeError(f"{type(self).__name__}: already merged; unmerge first")
+        old="""    if self.kept:
+        raise RuntimeError(f"{type(self).__name__}: already merged; unmerge first")
 """,
         new="",
         why="A second call adds the change again and keeps the merged weight as if it were the base.",
@@ -74,9 +74,8 @@ MUTANTS = [
     dict(
         name="unmerging adds once more",
         module=MODULE,
-        old="        self.base.load_state_dict(self.kept)\n        self.kept = {}",
-        new="        self.kept = {}\n"
-        "        self.base.weight.data += self.merged()[0] - self.base.weight",
+        old="    self.base.load_state_dict(self.kept)\n    self.kept = {}",
+        new="    self.kept = {}\n    self.base.weight.data += self.merged()[0] - self.base.weight",
         why="The wrong sign: after merge and unmerge the base is one adapter further away.",
         killed_by=f"{TESTS}::test_merging_changes_no_output_and_leaves_no_trace",
     ),
