@@ -130,11 +130,15 @@ def first_token(
     visible: Tensor,  # (B, 1, 1, T), True where a key may be seen
 ) -> Tensor:  # (B, 1, C), equal to block(x, visible)[:, :1]
     "A block's output for the first token only."
-    attention, C = block.attention, block.attention.out.in_features
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-    q = F.linear(x[:, :1], weight[:C], bias[:C])  # (B, 1, C)
-    k, v = F.linear(x, weight[C:], bias[C:]).split(C, dim=-1)  # (B, T, C) each
-    q, k, v = (part.unflatten(-1, (attention.n_head, -1)).transpose(1, 2) for part in (q, k, v))
+    attention, C = block.attention, x.size(-1)
+    if isinstance(attention.qkv, nn.Linear):
+        weight, bias = attention.qkv.weight, attention.qkv.bias
+        q = F.linear(x[:, :1], weight[:C], bias[:C])  # (B, 1, C)
+        k, v = F.linear(x, weight[C:], bias[C:]).split(C, dim=-1)  # (B, T, C) each
+        q, k, v = (p.unflatten(-1, (attention.n_head, -1)).transpose(1, 2) for p in (q, k, v))
+    else:  # a projection with adapters is no one matrix that could be cut
+        q, k, v = attention.heads(x)  # (B, H, T, D) each
+        q = q[:, :, :1]
     dropout = attention.dropout if block.training else 0.0
     mixed = F.scaled_dot_product_attention(q, k, v, visible, dropout)  # (B, H, 1, D)
     x = block.norm_1(x[:, :1] + block.dropout(attention.out(mixed.transpose(1, 2).flatten(2))))
