@@ -124,7 +124,9 @@ def test_a_shared_sentence_is_a_leak_in_either_place():
     learnt = [{"text_a": "A dog runs.", "text_b": "Cats sit."}]
     refuse_shared(learnt, [{"text_a": "Birds.", "text_b": "Fish."}], "test")
     for row in ({"text_a": "new", "text_b": "a dog  runs"}, {"text_a": "cats sit", "text_b": "x"}):
-        with pytest.raises(ValueError, match="test, row 2 and 1 more: a sentence of it is in train"):
+        with pytest.raises(
+            ValueError, match="test, row 2 and 1 more: a sentence of it is in train"
+        ):
             refuse_shared(learnt, [{"text_a": "y", "text_b": "z"}, row, row], "test")
 
 
@@ -147,7 +149,11 @@ def test_correlations_at_the_edges():
     assert math.isnan(pearson([1, 2, 3], [2.581] * 3)) and math.isnan(spearman([1, 1], [1, 2]))
     assert pearson([1, 2, 3], [2, 4, 6]) == 1 and pearson([1, 2, 3], [-1, -2, -3]) == -1
     assert spearman([1, 2, 3, 4], [1, 10, 100, 1000]) == 1
-    for wrong, told in (([1.0], "values"), ([1, 2, 3], "values"), ([1, math.nan], "value 1 is not")):
+    for wrong, told in (
+        ([1.0], "values"),
+        ([1, 2, 3], "values"),
+        ([1, math.nan], "value 1 is not"),
+    ):
         with pytest.raises(ValueError, match=told):
             spearman([1, 2], wrong)
     with pytest.raises(ValueError, match="n=3"):

@@ -46,7 +46,9 @@ def test_correlations_are_those_of_scipy(seed, tied):
     assert abs(spearman(x, y) - stats.spearmanr(x, y).statistic) <= 1e-12
     assert np.array_equal(ranks(x), stats.rankdata(x))
     theirs = stats.pearsonr(x, y).confidence_interval(0.9)
-    assert_close(fisher_interval(pearson(x, y), len(x), 0.9), (theirs.low, theirs.high), atol=1e-10, rtol=0)
+    assert_close(
+        fisher_interval(pearson(x, y), len(x), 0.9), (theirs.low, theirs.high), atol=1e-10, rtol=0
+    )
 
 
 def test_koenker_is_n_times_r_squared_of_a_regression():
@@ -60,7 +62,9 @@ def test_koenker_is_n_times_r_squared_of_a_regression():
 
 def drawn(*sizes, seed=0):
     draw = torch.Generator().manual_seed(seed)
-    return [2 * torch.randn(s, generator=draw, dtype=torch.float64, requires_grad=True) for s in sizes]
+    return [
+        2 * torch.randn(s, generator=draw, dtype=torch.float64, requires_grad=True) for s in sizes
+    ]
 
 
 def same_with_gradients(ours, theirs, leaves):
@@ -72,7 +76,9 @@ def same_with_gradients(ours, theirs, leaves):
 @pytest.mark.parametrize("delta", [0.3, 1.0, 5.0])
 def test_huber_is_that_of_torch(delta):
     p, t = drawn(50, 50)
-    same_with_gradients(huber(p, t, delta), F.huber_loss(p, t, reduction="sum", delta=delta), [p, t])
+    same_with_gradients(
+        huber(p, t, delta), F.huber_loss(p, t, reduction="sum", delta=delta), [p, t]
+    )
 
 
 def test_gaussian_is_that_of_torch_and_of_scipy():
@@ -172,7 +178,9 @@ def test_scale_and_shift_disappear_into_the_head(sizes):
 
 def test_vectors_are_the_mean_of_their_tokens():
     theirs = loud(BertModel, bert_config(2, 2, 16, 32, 60, 24)).float()
-    rows = [torch.randint(5, 60, (n,), generator=torch.Generator().manual_seed(n)) for n in (3, 9, 5)]
+    rows = [
+        torch.randint(5, 60, (n,), generator=torch.Generator().manual_seed(n)) for n in (3, 9, 5)
+    ]
     ours = sentence_vectors(from_hf(theirs), rows)
     for row, vector in zip(rows, ours, strict=True):
         with torch.inference_mode():
