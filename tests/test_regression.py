@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, BertTokenizerFast
 
@@ -247,8 +247,20 @@ def test_texts_that_mean_nothing_are_refused(tokenizer):
         with pytest.raises(ValueError, match=told):
             encode_pairs(tokenizer, *given_)
     assert encode_pairs(tokenizer, []) == []
-    long = encode_pairs(tokenizer, ["dog " * 25_000], ["cat"], 16)[0]
-    assert len(long) == 16 and long.tolist().count(tokenizer.sep_token_id) == 2
+    for second in (["cat"], ["cat " * 25_000]):  # the tokenizer's own truncation takes gigabytes
+        long = encode_pairs(tokenizer, ["dog " * 25_000], second, 16)[0]
+        assert len(long) == 16 and long.tolist().count(tokenizer.sep_token_id) == 2
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(5, 20))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_pairs_are_cut_as_the_tokenizer_cuts_them(tokenizer, n, m, max_tokens):
+    first, second = "a dog runs " * 4, "the red cat " * 4
+    first, second = (" ".join(t.split()[:k]) for t, k in ((first, n), (second, m)))
+    theirs = tokenizer([first], [second], truncation=True, max_length=max_tokens)["input_ids"][0]
+    assert encode_pairs(tokenizer, [first], [second], max_tokens)[0].tolist() == theirs
+    alone = tokenizer([first], truncation=True, max_length=max_tokens)["input_ids"][0]
+    assert encode_pairs(tokenizer, [first], None, max_tokens)[0].tolist() == alone
 
 
 @pytest.mark.parametrize("kind", KINDS)

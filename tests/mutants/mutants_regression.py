@@ -104,6 +104,13 @@ MUTANTS = [
         "test_weights_give_the_target_back",
     ),
     bug(
+        "the shorter text is cut",
+        "kept = min(len(pieces[shorter]), room // 2)",
+        "kept = room - min(len(pieces[1 - shorter]), room // 2)",
+        "The longer text keeps its half first: a short text loses words, or rows are not what others see.",
+        "test_pairs_are_cut_as_the_tokenizer_cuts_them",
+    ),
+    bug(
         "one segment for both texts",
         "return ((is_sep.cumsum(1) - is_sep) > 0).long() * attention_mask",
         "return (is_sep.cumsum(1) > 2).long() * attention_mask",
