@@ -1132,6 +1132,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'llmchain/pretrain/objectives.py'),
                                               'llmchain.pretrain.objectives.random_spans': ( '02_pretraining/objectives.html#random_spans',
                                                                                              'llmchain/pretrain/objectives.py'),
+                                              'llmchain.pretrain.objectives.scored_positions': ( '02_pretraining/objectives.html#scored_positions',
+                                                                                                 'llmchain/pretrain/objectives.py'),
                                               'llmchain.pretrain.objectives.sentence_pairs': ( '02_pretraining/objectives.html#sentence_pairs',
                                                                                                'llmchain/pretrain/objectives.py'),
                                               'llmchain.pretrain.objectives.seq2seq_sums': ( '02_pretraining/objectives.html#seq2seq_sums',
