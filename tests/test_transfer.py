@@ -11,7 +11,9 @@ from llmchain.finetune.transfer import (
     WeightedObjective,
     balanced_weights,
     best_threshold,
+    estimate_prior,
     layer_groups,
+    with_prior,
 )
 from llmchain.pretrain.bert import Bert, BertConfig
 from llmchain.pretrain.training import Muon, training_steps
@@ -139,3 +141,45 @@ def test_threshold_of_scores_that_separate():
 def test_what_has_no_threshold_is_refused(scores, labels):
     with pytest.raises(ValueError, match="needs a score for each label and both classes"):
         best_threshold(np.array(scores), np.array(labels))
+
+
+def world(share, n=20_000, seed=0):
+    """Logs of p(1) - p(0) at a training share of 0.3, of texts whose share is `share`; their labels."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random(n) < share
+    odds = 2 * rng.normal(2.0 * labels) - 2 + np.log(0.3 / 0.7)
+    positive = 1 / (1 + np.exp(-odds))
+    return np.stack([1 - positive, positive], 1), labels
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.8])
+def test_the_prior_is_found_without_labels(share):
+    probabilities, labels = world(share)
+    found = estimate_prior(probabilities, np.array([0.7, 0.3]))
+    assert found.sum() == pytest.approx(1.0)
+    assert found[1] == pytest.approx(labels.mean(), abs=0.015)
+
+
+def test_the_estimate_is_the_most_likely_prior():
+    probabilities, _ = world(0.6, 500)
+    old = np.array([0.7, 0.3])
+
+    def likelihood(b):
+        return np.log(probabilities @ (np.array([1 - b, b]) / old)).mean()
+
+    found = estimate_prior(probabilities, old)[1]
+    assert likelihood(found) >= max(likelihood(b) for b in np.linspace(0.01, 0.99, 99)) - 1e-9
+
+
+def test_another_prior_and_back():
+    probabilities, _ = world(0.5, 50)
+    old, new = np.array([0.7, 0.3]), np.array([0.2, 0.8])
+    there = with_prior(probabilities, old, new)
+    assert np.allclose(there.sum(1), 1) and not np.allclose(there, probabilities)
+    assert np.allclose(with_prior(there, new, old), probabilities)
+
+
+@pytest.mark.parametrize("old", [[1.0], [0.0, 1.0], [0.2, 0.3, 0.5]])
+def test_a_prior_that_does_not_fit_is_refused(old):
+    with pytest.raises(ValueError, match="a share above 0 for each column"):
+        estimate_prior(np.full((4, 2), 0.5), np.array(old))

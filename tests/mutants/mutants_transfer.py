@@ -44,4 +44,20 @@ MUTANTS = [
         why="Texts with the same score are put on both sides of the threshold; no threshold does that.",
         killed_by=UNIT + "test_threshold_is_the_best_of_all",
     ),
+    dict(
+        name="prior_multiplied_twice",
+        module=MODULE,
+        old="new, with_prior(probabilities, old, new).mean(0)",
+        new="new, with_prior(with_prior(probabilities, old, new), old, new).mean(0)",
+        why="Corrected probabilities are corrected again: the shares run away to 0 or 1.",
+        killed_by=UNIT + "test_the_prior_is_found_without_labels",
+    ),
+    dict(
+        name="prior_not_divided_out",
+        module=MODULE,
+        old="scaled = probabilities * (np.asarray(new) / np.asarray(old))",
+        new="scaled = probabilities * np.asarray(new)",
+        why="The shares of training stay inside: the correction counts both priors.",
+        killed_by=UNIT + "test_another_prior_and_back",
+    ),
 ]
