@@ -70,6 +70,22 @@ MUTANTS = [
         killed_by=UNIT + "test_splitting_a_batch_changes_nothing",
     ),
     dict(
+        name="evaluation_on_train",
+        module=MODULE,
+        old='return np.load(folder / f"{split}.npy", mmap_mode="r"), json.loads(',
+        new='return np.load(folder / "train.npy", mmap_mode="r"), json.loads(',
+        why="The held-out loss is measured on training text: it falls with memory, and looks like progress.",
+        killed_by=UNIT + "test_each_split_is_read_from_its_own_file",
+    ),
+    dict(
+        name="pairs_of_evaluation_from_train",
+        module=MODULE,
+        old='np.load(folder / f"{split}_{name}.npy", mmap_mode="r") for name in names',
+        new='np.load(folder / f"train_{name}.npy", mmap_mode="r") for name in names',
+        why="The same for sentence pairs.",
+        killed_by=UNIT + "test_each_split_is_read_from_its_own_file",
+    ),
+    dict(
         name="mean_of_means",
         module=MODULE,
         old='sums = {"mlm": cross_entropy(mlm_logits, asked_words)[0]}',
