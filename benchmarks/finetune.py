@@ -49,7 +49,10 @@ def told(seconds: float, logits: Any, labels: Any, precision: str) -> dict[str, 
     right = float((logits.argmax(1) == labels).mean())
     spread = 2 * math.sqrt(right * (1 - right) / len(labels))
     quality = {"accuracy": round(right, 4), "plus_minus": round(spread, 4), "precision": precision}
-    return {"value": seconds, "quality": quality | {"examples_per_second": round(N_TRAIN / seconds)}}
+    return {
+        "value": seconds,
+        "quality": quality | {"examples_per_second": round(N_TRAIN / seconds)},
+    }
 
 
 def ours(rate: float, n_frozen: int) -> dict[str, Any]:

@@ -198,14 +198,26 @@ CLASSES = ["bad", "good"]
         ("a.csv", b"text,label\nfine,good\ndull,\n", "a.csv, row 3: no `label`"),
         ("a.csv", b"text,stars\nfine,5\n", "a.csv, row 2: no `label`; give one of"),
         ("a.csv", b"text,label\n ,bad\n", "a.csv, row 2: an empty or missing `text`"),
-        ("a.csv", b"text,label\nfine, really,good\n", "a.csv, row 2: its fields are not the header's 2"),
+        (
+            "a.csv",
+            b"text,label\nfine, really,good\n",
+            "a.csv, row 2: its fields are not the header's 2",
+        ),
         ("a.csv", b'text,label\n"fine,good\n', "a.csv, row 2: "),
         ("a.csv", b"text,label\nfine,good\nna\xefve,bad\n", "a.csv, row 3: byte 0xef is not UTF-8"),
         ("a.tsv", b"text\tlabel\nfine\tgood\n", "two classes at least; found: good"),
         ("a.csv", b"text,label\n", "two classes at least; found: no rows"),
-        ("a.csv", b"text,label\n" + b"x" * 100_000 + b",good\n", "100,000 characters, at most 20,000"),
+        (
+            "a.csv",
+            b"text,label\n" + b"x" * 100_000 + b",good\n",
+            "100,000 characters, at most 20,000",
+        ),
         ("a.jsonl", b'{"text": "fine", "label": "good"}\n[1]\n', "a.jsonl, row 2: not JSON"),
-        ("a.jsonl", b'{"text": 3, "label": "good"}\n', "a.jsonl, row 1: an empty or missing `text`"),
+        (
+            "a.jsonl",
+            b'{"text": 3, "label": "good"}\n',
+            "a.jsonl, row 1: an empty or missing `text`",
+        ),
     ],
 )
 def test_a_row_that_will_not_do_is_named_with_what_to_do(tmp_path, name, content, told):
@@ -223,7 +235,10 @@ def test_good_files_are_read_the_same_in_every_form(tmp_path):
     for name in ("a.csv", "a.tsv", "a.jsonl"):
         texts, numbers = read_examples(tmp_path / name, CLASSES)
         assert texts == ["ä, b", "c"] and numbers.tolist() == [1, 0]
-    assert [where for where, _ in table_rows(tmp_path / "a.csv")] == ["a.csv, row 2", "a.csv, row 3"]
+    assert [where for where, _ in table_rows(tmp_path / "a.csv")] == [
+        "a.csv, row 2",
+        "a.csv, row 3",
+    ]
 
 
 def test_texts_of_which_nothing_is_seen_are_found():

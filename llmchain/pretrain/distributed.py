@@ -504,7 +504,7 @@ def train_distributed(
     folder = Path(checkpoint_dir) if checkpoint_dir else None
     how = {"grad_clip": 1.0, "n_micro": 1, "precision": "fp32"} | how
     rest = {"checkpoint_every": checkpoint_every, "eval_every": eval_every, "seed": seed, **how}
-    check_settings(n_steps, schedule=schedule, weight_decay=weight_decay, muon=muon, **rest)
+    check_settings(n_steps, schedule=schedule, weight_decay=weight_decay, muon=muon, device=device, **rest)  # fmt: skip
     rows_of, betas = rank_batches(batches, seed, device), (0.9, 0.95)
     n_terms = len(objective.counts(check_before_work(model, rows_of(0), how["n_micro"], folder)))
     wrapped = distribute(model.to(device), strategy, device, n_terms)
