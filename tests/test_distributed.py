@@ -462,6 +462,9 @@ def failure(folder, rank, exitcode, message="", at=0):
         ({0: (1, "RuntimeError: Timed out waiting 1000ms"), 1: (-9, "", 9)}, "rank 0 of 2: waited in vain for another rank"),
         ({1: (-11,)}, "rank 1 of 2 was killed by SIGSEGV (last), the others were stopped; call again"),
         ({1: (3,)}, "rank 1 of 2: last"),
+        ({0: (-6, "ValueError: no")}, "rank 0 of 2: ValueError: no"),
+        ({0: (-6,), 1: (1, "ValueError: no", 9)}, "rank 1 of 2: ValueError: no"),
+        ({0: (-6,), 1: (1, "RuntimeError: Connection closed")}, "rank 0 of 2 was killed by SIGABRT (last)"),
     ],
 )  # fmt: skip
 def test_the_cause_is_told_and_not_its_consequences(tmp_path, failures, line):

@@ -601,15 +601,21 @@ def failure_line(
         told = failure.message  # a rank that raised has left a file, one that was killed has not
         return str(told["message"] if isinstance(told, dict) else told).strip()
 
+    def fell(failure: ProcessFailure) -> bool:
+        return failure.exitcode < 0 and not Path(failure.error_file).is_file()
+
     def order(item: tuple[int, ProcessFailure]) -> tuple:
         stopped = item[1].exitcode == -signal.SIGTERM  # by the agent, since another fell
         late = re.search(r"[Tt]imed out", words(item[1]))  # who is stuck must be killed to end
         lost = re.search(r"[Cc]onnection|peer|NCCL", words(item[1]))
-        return stopped, not late, item[1].exitcode > 0, bool(lost), item[1].timestamp
+        kind = 3 if lost else 1  # an abort may be the end of a rank that raised, as others did
+        if fell(item[1]):
+            kind = 2 if item[1].exitcode == -signal.SIGABRT else 0
+        return stopped, not late, kind, item[1].timestamp
 
     rank, cause = min(failures.items(), key=order)
     again = "call again with the same checkpoint_dir to go on from the newest checkpoint"
-    if cause.exitcode < 0:
+    if fell(cause):  # who raised and aborted at the end of the process has left its reason
         name = signal.Signals(-cause.exitcode).name
         hint = "often the kernel, out of memory" if name == "SIGKILL" else last_words(rank)
         hint = f" ({hint})" if hint else ""
