@@ -209,8 +209,9 @@ def first_token(
     visible: Tensor,  # (B, 1, 1, T), True where a key may be seen
 ) -> Tensor:  # (B, 1, C), equal to block(x, visible)[:, :1]
     "A block's output for the first token only."
-    attention, C = block.attention, x.size(-1)
+    attention = block.attention
     if isinstance(attention.qkv, nn.Linear):
+        C = attention.qkv.in_features  # a fact of the layer: an export can fold the cut weights
         weight, bias = attention.qkv.weight, attention.qkv.bias
         q = F.linear(x[:, :1], weight[:C], bias[:C])  # (B, 1, C)
         k, v = F.linear(x, weight[C:], bias[C:]).split(C, dim=-1)  # (B, T, C) each
