@@ -14,6 +14,7 @@ keeps the time that it took, and `quality` says so; ours fails then."""
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -46,10 +47,14 @@ def artifact(name: str, chapter: str, *words: str) -> Path:
 def commands(folder: Path) -> dict[str, list[list[str]]]:
     """nanoGPT first: it sets the target of the round."""
     data = str(artifact("tokens/clm", "07_objectives"))
-    return {
-        who: [[sys.executable, __file__, who, data, str(folder)]]
-        for who in ("nanogpt", "ours", "trainer")
-    }
+    return {who: [command(__file__, who, data, folder)] for who in ("nanogpt", "ours", "trainer")}
+
+
+def command(file: str, who: str, data: str, folder: Path) -> list[str]:
+    """A contender as a command. One heap for all of them: with one for each thread, their peaks are those of the gaps
+    that the C library leaves (see 11_scaling), not of what they hold."""
+    env = [shutil.which("env") or "env", "MALLOC_ARENA_MAX=1"]
+    return [*env, sys.executable, file, who, data, str(folder)]
 
 
 # ── one clock for all ─────────────────────────────────────────────────────────────────────────
@@ -91,6 +96,7 @@ class Race:
 
         timing = rows(lambda step: 0.0, range(6))
         n_steps = self.planned(lambda number: next(timing))
+        timing.close()  # and let go of its optimizer's moments
         schedule = lambda step: warmup_cosine(step, n_steps, n_steps // 20, lr, lr / 10)  # noqa: E731
         for done, row in enumerate(rows(schedule, range(n_steps)), 1):
             self.seconds += row["seconds"]

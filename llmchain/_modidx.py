@@ -928,6 +928,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'llmchain/pretrain/gpt.py'),
                                        'llmchain.pretrain.gpt.SelfAttention.heads': ( '02_pretraining/gpt.html#selfattention.heads',
                                                                                       'llmchain/pretrain/gpt.py'),
+                                       'llmchain.pretrain.gpt.attend': ('02_pretraining/gpt.html#attend', 'llmchain/pretrain/gpt.py'),
                                        'llmchain.pretrain.gpt.attention': ('02_pretraining/gpt.html#attention', 'llmchain/pretrain/gpt.py'),
                                        'llmchain.pretrain.gpt.attention_weights': ( '02_pretraining/gpt.html#attention_weights',
                                                                                     'llmchain/pretrain/gpt.py'),

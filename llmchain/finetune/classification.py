@@ -25,7 +25,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..pretrain.bert import Bert, load_bert, to_hf
-from ..pretrain.gpt import Block
+from ..pretrain.gpt import Block, attend
 from ..pretrain.objectives import cross_entropy
 from ..pretrain.training import mixed_precision, modes_kept, to_device
 
@@ -220,7 +220,7 @@ def first_token(
         q, k, v = attention.heads(x)  # (B, H, T, D) each
         q = q[:, :, :1]
     dropout = attention.dropout if block.training else 0.0
-    mixed = F.scaled_dot_product_attention(q, k, v, visible, dropout)  # (B, H, 1, D)
+    mixed = attend(q, k, v, visible, dropout=dropout)  # (B, H, 1, D)
     x = block.norm_1(x[:, :1] + block.dropout(attention.out(mixed.transpose(1, 2).flatten(2))))
     return block.norm_2(x + block.dropout(block.mlp(x)))
 
