@@ -22,10 +22,13 @@ from llmchain.finetune.classification import (
     macro_f1,
     matthews,
     mcnemar,
+    only_unknown,
     padding_share,
     predict,
+    read_examples,
     reliability,
     softmax,
+    table_rows,
     to_hf_classifier,
 )
 from llmchain.pretrain.bert import Bert, BertConfig
@@ -183,3 +186,64 @@ def test_saved_and_read_back(tmp_path):
     assert abs(gap) < 1e-5
     with pytest.raises(ValueError, match="pools with pooler"):
         to_hf_classifier(small("mean"), {0: "a", 1: "b", 2: "c"})
+
+
+CLASSES = ["bad", "good"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", b"text,label\nfine,meh\n", "a.csv, row 2: label 'meh' is not one of: bad, good"),
+        ("a.csv", b"text,label\nfine,good\ndull,\n", "a.csv, row 3: no `label`"),
+        ("a.csv", b"text,stars\nfine,5\n", "a.csv, row 2: no `label`; give one of"),
+        ("a.csv", b"text,label\n ,bad\n", "a.csv, row 2: an empty or missing `text`"),
+        (
+            "a.csv",
+            b"text,label\nfine, really,good\n",
+            "a.csv, row 2: its fields are not the header's 2",
+        ),
+        ("a.csv", b'text,label\n"fine,good\n', "a.csv, row 2: "),
+        ("a.csv", b"text,label\nfine,good\nna\xefve,bad\n", "a.csv, row 3: byte 0xef is not UTF-8"),
+        ("a.tsv", b"text\tlabel\nfine\tgood\n", "two classes at least; found: good"),
+        ("a.csv", b"text,label\n", "two classes at least; found: no rows"),
+        (
+            "a.csv",
+            b"text,label\n" + b"x" * 100_000 + b",good\n",
+            "100,000 characters, at most 20,000",
+        ),
+        ("a.jsonl", b'{"text": "fine", "label": "good"}\n[1]\n', "a.jsonl, row 2: not JSON"),
+        (
+            "a.jsonl",
+            b'{"text": 3, "label": "good"}\n',
+            "a.jsonl, row 1: an empty or missing `text`",
+        ),
+    ],
+)
+def test_a_row_that_will_not_do_is_named_with_what_to_do(tmp_path, name, content, told):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        read_examples(tmp_path / name, CLASSES)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_good_files_are_read_the_same_in_every_form(tmp_path):
+    (tmp_path / "a.csv").write_bytes('\ufefftext,label\n"ä, b",good\nc,bad\n'.encode())
+    (tmp_path / "a.tsv").write_bytes("text\tlabel\nä, b\tgood\nc\tbad\n".encode())
+    lines = '{"text": "ä, b", "label": "good"}\n{"text": "c", "label": "bad"}\n'
+    (tmp_path / "a.jsonl").write_bytes(lines.encode())
+    for name in ("a.csv", "a.tsv", "a.jsonl"):
+        texts, numbers = read_examples(tmp_path / name, CLASSES)
+        assert texts == ["ä, b", "c"] and numbers.tolist() == [1, 0]
+    assert [where for where, _ in table_rows(tmp_path / "a.csv")] == [
+        "a.csv, row 2",
+        "a.csv, row 3",
+    ]
+
+
+def test_texts_of_which_nothing_is_seen_are_found():
+    class Words:
+        unk_token_id, all_special_ids = 1, [0, 1, 2, 3]
+
+    ids = [torch.tensor([2, 9, 3]), torch.tensor([2, 1, 1, 3]), torch.tensor([2, 3])]
+    assert only_unknown(Words(), ids) == [1, 2]

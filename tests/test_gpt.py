@@ -10,6 +10,7 @@ from llmchain.pretrain.gpt import (
     GPT,
     GPTConfig,
     KVCache,
+    attend,
     attention,
     bigram_nats,
     bits_per_byte,
@@ -160,6 +161,83 @@ def test_written_out_is_the_fused_kernel():
     q, k, v = torch.randn(3, 2, 3, 7, 5, generator=torch.Generator().manual_seed(0)).double()
     fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     assert (attention(q, k, v, causal_visibility(7)) - fused).abs().max() < 1e-12
+
+
+def in_bf16(n_keys=7, seed=0):
+    "Queries, keys and values as a model makes them: bf16, and a gradient is wanted."
+    draw = torch.Generator().manual_seed(seed)
+    shapes = ((2, 3, 7, 16), (2, 3, n_keys, 16), (2, 3, n_keys, 16))
+    return [torch.randn(shape, generator=draw).bfloat16().requires_grad_() for shape in shapes]
+
+
+def no_kernel(monkeypatch):
+    def never(*given, **how):
+        raise AssertionError("the kernel was asked")
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", never)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("case", ["causal", "padding", "nothing hidden", "more keys"])
+def test_the_table_in_bf16_is_attention_with_its_gradients(monkeypatch, case, inside):
+    no_kernel(monkeypatch)
+    q, k, v = in_bf16(11 if case == "more keys" else 7)
+    padding = torch.ones(2, 1, 1, k.size(2), dtype=torch.bool)
+    padding[0, ..., 4:] = False
+    visible = {"causal": causal_visibility(7), "nothing hidden": None}.get(case, padding)
+    with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+        given = None if case == "causal" else visible
+        mixed = attend(q, k, v, given, causal=case == "causal")
+    assert mixed.dtype == torch.bfloat16
+    truth = attention(*(t.double() for t in (q, k, v)), visible)
+    for found, wanted in zip(
+        (mixed, *torch.autograd.grad(mixed.float().square().sum(), (q, k, v))),
+        (truth, *torch.autograd.grad(truth.square().sum(), (q, k, v))),
+        strict=True,
+    ):
+        assert (found - wanted).norm() < 0.02 * wanted.norm()
+
+
+def test_the_table_gives_hidden_keys_no_weight_at_all():
+    q, k, v = in_bf16()
+    visible = torch.ones(7, 7, dtype=torch.bool)
+    visible[:, 5:], visible[0] = False, False  # the first query sees nothing
+    mixed = attend(q, k, v, visible)
+    gradients = torch.autograd.grad(mixed[:, :, 1:].float().sum(), (k, v))
+    assert mixed.isfinite().all() and all((g[:, :, 5:] == 0).all() for g in gradients)
+
+
+def test_the_table_stays_narrow():
+    kept, (q, k, v) = [], in_bf16()
+    with (
+        torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.dtype), lambda t: t),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        attend(q, k, v, causal=True)
+    assert kept and set(kept) == {torch.bfloat16}
+
+
+def test_the_table_drops_weights_and_keeps_their_mean():
+    torch.manual_seed(0)
+    q, k, v = in_bf16()
+    ones = torch.ones_like(v).requires_grad_()
+    found = torch.stack([attend(q, k, ones, dropout=0.25).detach().float() for _ in range(300)])
+    assert found.std() > 0.1 and abs(float(found.mean()) - 1) < 0.02
+
+
+@pytest.mark.parametrize("case", ["fp32", "no gradient", "large"])
+def test_the_kernel_is_asked_for_all_else(monkeypatch, case):
+    no_kernel(monkeypatch)
+    q, k, v = in_bf16()
+    if case == "fp32":
+        q, k, v = (t.detach().float().requires_grad_() for t in (q, k, v))
+    if case == "large":
+        monkeypatch.setattr("llmchain.pretrain.gpt.TABLE", 2 * 3 * 7 * 7 - 1)
+    with (
+        torch.set_grad_enabled(case != "no gradient"),
+        pytest.raises(AssertionError, match="asked"),
+    ):
+        attend(*((t.detach() for t in (q, k, v)) if case == "no gradient" else (q, k, v)))
 
 
 def test_padding_in_front_leaves_no_row_empty():

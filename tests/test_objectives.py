@@ -1,5 +1,7 @@
 """Packing, masking and counting of chapter 07: what a notebook would be too long to show."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,8 @@ from llmchain.pretrain.objectives import (
     exchange_order,
     exchange_seconds,
     fit_pair,
+    load_clm,
+    load_mlm,
     mask_tokens,
     mlm_batch,
     mse,
@@ -24,6 +28,7 @@ from llmchain.pretrain.objectives import (
     pack_stream,
     pair_labels,
     random_spans,
+    scored_positions,
     sentence_pairs,
     seq2seq_sums,
     shift_right,
@@ -443,3 +448,29 @@ def test_a_mask_that_is_no_token_of_the_model_is_refused(mask_id):
 def test_a_batch_of_no_rows_is_refused():
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         clm_batch(np.arange(90, dtype=np.uint16), 0, 0, 8, 0)
+
+
+def test_each_split_is_read_from_its_own_file(tmp_path):
+    """A loss that is "held out" and read from train falls with memory."""
+    (tmp_path / "meta.json").write_text(json.dumps({"vocab_size": 9}))
+    for number, split in enumerate(("train", "validation", "test")):
+        np.save(tmp_path / f"{split}.npy", np.full(5, number, np.uint16))
+        for name in ("input_ids", "token_type_ids", "next_sentence_label"):
+            np.save(tmp_path / f"{split}_{name}.npy", np.full((2, 3), number, np.uint16))
+    for number, split in enumerate(("train", "validation", "test")):
+        stream, meta = load_clm(tmp_path, split)
+        assert stream.tolist() == [number] * 5 and meta == {"vocab_size": 9}
+        arrays, _ = load_mlm(tmp_path, split)
+        assert all((values == number).all() for values in arrays.values())
+
+
+@pytest.mark.parametrize("n_asked", [0, 1, 63, 64, 65])
+def test_scored_positions_are_filled_to_few_shapes(n_asked):
+    labels = torch.full((10, 20), -100)
+    chosen = torch.randperm(200, generator=torch.Generator().manual_seed(n_asked))[:n_asked]
+    labels.view(-1)[chosen] = chosen + 7
+    positions, asked = scored_positions(labels)
+    assert positions.shape == asked.shape and len(positions) == -(-n_asked // 64) * 64
+    assert torch.equal(positions[:n_asked], chosen.sort().values)
+    assert torch.equal(asked[:n_asked], positions[:n_asked] + 7)
+    assert (asked[n_asked:] == -100).all() and (positions[n_asked:] == 0).all()

@@ -287,6 +287,8 @@ def test_fingerprint_is_of_the_base():
     assert base_sha256(with_lora()) == here
     stacked = Classifier(small_bert(), 3)
     assert base_sha256(stacked) == here  # stacked or split: the same weights
+    adapt(stacked, ["qkv"], lambda base: LoRALinear(base, 2, 4.0))
+    assert base_sha256(stacked) == here  # and with an adapter on the stacked matrix itself
     other = small()
     with torch.no_grad():
         other.bert.blocks[1].mlp.up.weight[0, 0] += 1e-3

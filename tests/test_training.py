@@ -1333,3 +1333,11 @@ def test_a_disk_that_is_full_while_it_is_written_is_one_line_and_leaves_nothing(
     assert done.stdout.startswith("train: no checkpoint could be written into"), done.stderr
     assert "File too large" in done.stdout and done.stdout.count("\n") == 1
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_half_a_step_and_a_device_that_is_not_here_are_refused():
+    with pytest.raises(ValueError, match="n_steps must be a whole number and at least 1, got 2.5"):
+        run(toy(), n_steps=2.5)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device cuda is not here; take cpu"):
+            run(toy(), n_steps=1, device="cuda")

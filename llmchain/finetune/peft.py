@@ -476,13 +476,12 @@ def base_sha256(
     for name, tensor in model.bert.state_dict().items():
         if name.startswith(aside) and ".base." not in name:
             continue
-        name, stacked = (
-            name.replace(".base.", "."),
-            re.sub(r"qkv\.(weight|bias)$", r"qkv.{}.\1", name),
-        )
-        parts = ("query", "key", "value") if "{}" in stacked else ()
-        cut = zip(parts, tensor.chunk(3), strict=False)
-        weights |= {stacked.format(p): t for p, t in cut} if parts else {name: tensor}
+        name = name.replace(".base.", ".")
+        if stacked := re.fullmatch(r"(.*qkv\.)(weight|bias)", name):
+            named = [f"{stacked[1]}{part}.{stacked[2]}" for part in ("query", "key", "value")]
+            weights |= dict(zip(named, tensor.chunk(3), strict=True))
+        else:
+            weights[name] = tensor
     for name in sorted(weights):
         found.update(f"{name}{tuple(weights[name].shape)}".encode())
         found.update(weights[name].detach().float().cpu().contiguous().numpy().tobytes())

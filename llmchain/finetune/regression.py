@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'texts_of', 'check_scored', 'parsed_rows', 'read_scored', 'refuse_shared', 'paired_values', 'pearson',
-           'ranks', 'spearman', 'fisher_interval', 'bootstrap', 'jaccard', 'sentence_vectors', 'encode_pairs',
-           'check_pieces', 'gaussian_nats', 'check_same', 'huber', 'ordinal_log_probs', 'level_weights', 'ordinal_nats',
-           'segments', 'Regressor', 'first_steps', 'RegressionObjective', 'koenker', 'conformal_quantile',
-           'split_coverages', 'to_hf_regressor', 'save_regressor', 'load_regressor', 'score_texts']
+           'ranks', 'spearman', 'fisher_interval', 'bootstrap', 'jaccard', 'sentence_vectors', 'known_pieces',
+           'encode_pairs', 'longest_first', 'gaussian_nats', 'check_same', 'huber', 'ordinal_log_probs',
+           'level_weights', 'ordinal_nats', 'segments', 'Regressor', 'first_steps', 'RegressionObjective', 'koenker',
+           'conformal_quantile', 'split_coverages', 'to_hf_regressor', 'save_regressor', 'load_regressor',
+           'score_texts']
 
 # %% ../../nbs/03_finetuning/15_regression.ipynb #f83d404e
 import csv
@@ -238,7 +239,26 @@ def sentence_vectors(
             found[chosen] = F.normalize(pool(bert, hidden, mask, "mean"), dim=1).cpu().numpy()
     return found
 
-# %% ../../nbs/03_finetuning/15_regression.ipynb #3c10e7d5
+# %% ../../nbs/03_finetuning/15_regression.ipynb #82d50be6
+def known_pieces(
+    tokenizer: Callable,  # of transformers
+    texts: Sequence[str],  # of one row
+    where: str,  # for the message
+) -> list[list[int]]:  # ids of each text, uncut, without [CLS] and [SEP]
+    "Refuse a text without a known piece, or one that spells the separator."
+    if not all(text.strip() for text in texts):
+        raise ValueError(f"{where} has an empty text; leave it out")
+    options = {"add_special_tokens": False, "truncation": False, "verbose": False}
+    found = tokenizer(list(texts), **options)["input_ids"]
+    for ids in found:
+        if tokenizer.sep_token_id in ids:
+            raise ValueError(f"{where} spells {tokenizer.sep_token} in a text; take it out")
+        if all(token == tokenizer.unk_token_id for token in ids):
+            told = "this model cannot read its script; take one that can"
+            raise ValueError(f"{where} has a text of unknown pieces only; {told}")
+    return found
+
+# %% ../../nbs/03_finetuning/15_regression.ipynb #a2c3faeb
 def encode_pairs(
     tokenizer: Callable,  # of transformers
     first: Sequence[str],  # N texts
@@ -251,32 +271,27 @@ def encode_pairs(
         raise ValueError(f"encode_pairs: {len(first)} and {len(second)} texts; {told}")
     if max_tokens < 5:
         raise ValueError(f"encode_pairs: max_tokens must be at least 5, got {max_tokens}")
-    sides = [list(first)] if second is None else [list(first), list(second)]
+    sides, rows = [list(first)] if second is None else [list(first), list(second)], []
     for number, some in enumerate(zip(*sides, strict=True), 1):
-        if not all(text.strip() for text in some):
-            raise ValueError(f"encode_pairs: row {number} has an empty text; leave it out")
-    found = (
-        tokenizer(*sides, truncation=True, max_length=max_tokens)["input_ids"] if sides[0] else []
-    )
-    for number, ids in enumerate(found, 1):
-        check_pieces(ids, tokenizer, len(sides), f"encode_pairs: row {number}")
-    return [torch.tensor(ids) for ids in found]
+        pieces = known_pieces(tokenizer, some, f"encode_pairs: row {number}")
+        ids = [tokenizer.cls_token_id]
+        for part in longest_first(pieces, max_tokens - 1 - len(pieces)):
+            ids += [*part, tokenizer.sep_token_id]
+        rows.append(torch.tensor(ids))
+    return rows
 
 
-def check_pieces(
-    ids: Sequence[int],  # of one row
-    tokenizer: object,  # of transformers
-    n_sides: int,  # texts in a row, 1 or 2
-    where: str,  # for the message
-) -> None:
-    "Refuse a row in which a text has no known piece, or spells the separator."
-    ends = [i for i, token in enumerate(ids) if token == tokenizer.sep_token_id]
-    if len(ends) != n_sides:
-        raise ValueError(f"{where} spells {tokenizer.sep_token} in a text; take it out")
-    for begin, end in zip([1, ends[0] + 1], ends, strict=False):
-        if all(token == tokenizer.unk_token_id for token in ids[begin:end]):
-            told = "this model cannot read its script; take one that can"
-            raise ValueError(f"{where} has a text of unknown pieces only; {told}")
+def longest_first(
+    pieces: Sequence[Sequence[int]],  # of one text or two
+    room: int,  # pieces of both together (at least 2)
+) -> list[Sequence[int]]:  # beginnings of the texts
+    "Cut where it hurts least; the tokenizer's own way also makes each pair of left-over parts."
+    if len(pieces) == 1 or sum(map(len, pieces)) <= room:
+        return [part[:room] for part in pieces]
+    shorter = 0 if len(pieces[0]) <= len(pieces[1]) else 1
+    kept = min(len(pieces[shorter]), room // 2)
+    sizes = (kept, room - kept) if shorter == 0 else (room - kept, kept)
+    return [part[:size] for part, size in zip(pieces, sizes, strict=True)]
 
 # %% ../../nbs/03_finetuning/15_regression.ipynb #8c6709ff
 def gaussian_nats(
@@ -525,9 +540,7 @@ def split_coverages(
     "Coverage over random splits into calibration and test."
     scores = np.asarray(scores)
     if not 0 < n_calibration < len(scores):
-        raise ValueError(
-            f"split_coverages: {n_calibration} of {len(scores)} rows leave none to judge"
-        )
+        raise ValueError(f"split_coverages: {n_calibration} of {len(scores)} rows leave none to judge")
     found = []
     for _ in range(n_splits):
         mixed = rng.permutation(scores)
@@ -582,13 +595,9 @@ def load_regressor(
     path = Path(path)
     facts = json.loads((path / "regressor.json").read_text(encoding="utf-8"))
     with safe_open(path / "model.safetensors", "pt") as stored:
-        head = {
-            kind: stored.get_tensor(f"classifier.{kind}").float() for kind in ("weight", "bias")
-        }
+        head = {kind: stored.get_tensor(f"classifier.{kind}").float() for kind in ("weight", "bias")}
     if len(head["bias"]) != 1:
-        raise ValueError(
-            f"load_regressor: {path.name} has {len(head['bias'])} labels, not one number"
-        )
+        raise ValueError(f"load_regressor: {path.name} has {len(head['bias'])} labels, not one number")
     model = Regressor(load_bert(path), facts["sep_token_id"])
     model.head.load_state_dict(head)
     return model.eval(), facts

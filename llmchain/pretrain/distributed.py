@@ -504,7 +504,7 @@ def train_distributed(
     folder = Path(checkpoint_dir) if checkpoint_dir else None
     how = {"grad_clip": 1.0, "n_micro": 1, "precision": "fp32"} | how
     rest = {"checkpoint_every": checkpoint_every, "eval_every": eval_every, "seed": seed, **how}
-    check_settings(n_steps, schedule=schedule, weight_decay=weight_decay, muon=muon, **rest)
+    check_settings(n_steps, schedule=schedule, weight_decay=weight_decay, muon=muon, device=device, **rest)  # fmt: skip
     rows_of, betas = rank_batches(batches, seed, device), (0.9, 0.95)
     n_terms = len(objective.counts(check_before_work(model, rows_of(0), how["n_micro"], folder)))
     wrapped = distribute(model.to(device), strategy, device, n_terms)
@@ -595,29 +595,36 @@ def failure_line(
     n_ranks: int,  # P, ranks in the world
     last_words: Callable[[int], str] = lambda rank: "",  # what a rank wrote last to stderr
 ) -> str:  # which rank, what happened, what to do
-    "The cause among its consequences: a kill first, then an error, then lost connections."
+    "The cause among its consequences: a kill, then an error, an abort, a lost connection."
 
     def words(failure: ProcessFailure) -> str:
         told = failure.message  # a rank that raised has left a file, one that was killed has not
         return str(told["message"] if isinstance(told, dict) else told).strip()
 
+    def left(failure: ProcessFailure) -> bool:  # else its message is torchrun's, of no use
+        return Path(failure.error_file).is_file()
+
+    def fell(failure: ProcessFailure) -> bool:
+        return failure.exitcode < 0 and not left(failure)
+
     def order(item: tuple[int, ProcessFailure]) -> tuple:
         stopped = item[1].exitcode == -signal.SIGTERM  # by the agent, since another fell
         late = re.search(r"[Tt]imed out", words(item[1]))  # who is stuck must be killed to end
-        lost = re.search(r"[Cc]onnection|peer|NCCL", words(item[1]))
-        return stopped, not late, item[1].exitcode > 0, bool(lost), item[1].timestamp
+        kind = 3 if re.search(r"[Cc]onnection|peer|NCCL", words(item[1])) else 1
+        if fell(item[1]):  # an abort may be the end of a rank that raised, as others did
+            kind = 2 if item[1].exitcode == -signal.SIGABRT else 0
+        return stopped, not late, kind, item[1].timestamp
 
     rank, cause = min(failures.items(), key=order)
     again = "call again with the same checkpoint_dir to go on from the newest checkpoint"
-    if cause.exitcode < 0:
+    if fell(cause):  # who raised and aborted at the end of the process has left its reason
         name = signal.Signals(-cause.exitcode).name
         hint = "often the kernel, out of memory" if name == "SIGKILL" else last_words(rank)
         hint = f" ({hint})" if hint else ""
         return (
             f"rank {rank} of {n_ranks} was killed by {name}{hint}, the others were stopped; {again}"
         )
-    left = Path(cause.error_file).is_file()  # without it the message is torchrun's, of no use
-    told = words(cause).splitlines()[0] if left else last_words(rank)
+    told = words(cause).splitlines()[0] if left(cause) else last_words(rank)
     told = told or f"exit code {cause.exitcode}"
     if re.search(r"[Tt]imed out", told):
         told = f"waited in vain for another rank, which is stuck; {again} ({told[:120]})"

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SENTENCE_END', 'cross_entropy', 'cross_entropy_gradient', 'z_loss', 'z_loss_gradient', 'mse', 'causal_labels',
            'causal_lm_sums', 'shift_right', 'seq2seq_sums', 'mask_tokens', 'whole_words', 'random_spans',
-           'binary_cross_entropy', 'exchange_order', 'CausalObjective', 'pair_labels', 'MaskedObjective',
-           'Seq2SeqObjective', 'pack_stream', 'number_documents', 'epoch_order', 'batch_indices', 'clm_batch',
-           'split_sentences', 'fit_pair', 'sentence_pairs', 'exchange_seconds', 'pack_pairs', 'mlm_batch', 'load_clm',
-           'load_mlm']
+           'binary_cross_entropy', 'exchange_order', 'CausalObjective', 'pair_labels', 'scored_positions',
+           'MaskedObjective', 'Seq2SeqObjective', 'pack_stream', 'number_documents', 'epoch_order', 'batch_indices',
+           'clm_batch', 'split_sentences', 'fit_pair', 'sentence_pairs', 'exchange_seconds', 'pack_pairs', 'mlm_batch',
+           'load_clm', 'load_mlm']
 
 # %% ../../nbs/02_pretraining/07_objectives.ipynb #8c61e26b
 import json
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../../nbs/02_pretraining/07_objectives.ipynb #fb8af352
@@ -258,6 +259,17 @@ def pair_labels(
         )
     return next_sentence_label[begins]
 
+# %% ../../nbs/02_pretraining/07_objectives.ipynb #5c0re002
+def scored_positions(
+    labels: Tensor,  # (B, T) int64, -100 where nothing is asked
+    multiple: int = 64,  # the number of places is rounded up to one of these
+) -> tuple[Tensor, Tensor]:  # places in the flattened (B·T) and their labels, (M,) int64 each
+    "Where a loss is asked for, filled up with place 0 and label -100, so that batches share few shapes."
+    flat = labels.flatten()
+    positions = (flat != -100).nonzero().squeeze(1)
+    filling = -len(positions) % multiple
+    return F.pad(positions, (0, filling)), F.pad(flat[positions], (0, filling), value=-100)
+
 # %% ../../nbs/02_pretraining/07_objectives.ipynb #515c1bb3
 class MaskedObjective:
     "MLM and, where the batch has its label, NSP (Devlin et al. 2019): two terms, each a mean of its own."
@@ -283,8 +295,7 @@ class MaskedObjective:
         batch: dict[str, Tensor],  # input_ids token_type_ids attention_mask labels (B, T), …
     ) -> dict[str, Tensor]:  # {"mlm": () nats, "nsp": () nats}, summed
         "Forward pass with logits at the masked positions only, and the summed losses."
-        labels = batch["labels"].flatten()  # (B * T,)
-        positions = (labels != -100).nonzero().squeeze(1)  # (M,)
+        positions, asked_words = scored_positions(batch["labels"])  # (M,) each
         mlm_logits, nsp_logits = model(
             batch["input_ids"],
             batch["token_type_ids"],
@@ -292,7 +303,7 @@ class MaskedObjective:
             positions=positions,
             **{name: batch[name] for name in ("document_ids",) if name in batch},
         )
-        sums = {"mlm": cross_entropy(mlm_logits, labels[positions])[0]}
+        sums = {"mlm": cross_entropy(mlm_logits, asked_words)[0]}
         if "next_sentence_label" in batch:
             asked = pair_labels(batch["next_sentence_label"], batch.get("document_ids"))
             sums["nsp"] = cross_entropy(nsp_logits, asked)[0]

@@ -20,7 +20,7 @@ import torch
 from scipy.optimize import least_squares
 from torch import Tensor, nn
 
-from .gpt import GPT, GPTConfig
+from .gpt import GPT, TABLE, GPTConfig
 from llmchain.pretrain.training import (
     Objective,
     backward_batch,
@@ -69,15 +69,17 @@ def training_flops(
 # %% ../../nbs/02_pretraining/11_scaling.ipynb #ce3f5bd6
 def activation_memory(
     config: GPTConfig,  # sizes of a GPT
-    n_tokens: int,  # tokens of the batch, rows times length
+    n_rows: int,  # rows of the batch
+    length: int,  # tokens of a row
     precision: str,  # fp32 or bf16
 ) -> dict[
     str, int
 ]:  # bytes: a block's, its input alone, after the blocks, the loss, a block's gradient
     "What one forward pass leaves for the backward pass, derived from the code of GPT."
-    c, half = config, precision == "bf16"
+    c, half, n_tokens = config, precision == "bf16", n_rows * length
     wide = 36 if half else 64  # bytes for each of C channels
-    statistics = 16 + 4 * c.n_head  # two means, two deviations, a logsumexp a head
+    written = half and n_tokens * c.n_head * length <= TABLE  # see `attend`
+    statistics = 16 + c.n_head * (2 * length if written else 4)  # of norms, then of each head
     return {
         "block": n_tokens * (wide * c.n_embd + statistics),
         "block input": n_tokens * 4 * c.n_embd,
@@ -104,7 +106,7 @@ def training_memory(
     moments = 8 * total - (4 * inner if optimizer == "muon" else 0)
     copies = 2 * (inner + parts["token embedding"]) if precision == "bf16" else 0
     iteration = 56 * config.n_embd**2 if optimizer == "muon" else 0  # of one (4C, C) matrix
-    size = activation_memory(config, n_rows * length, precision)
+    size = activation_memory(config, n_rows, length, precision)
     kept = config.n_layer * size["block input" if checkpointing else "block"]
     again = size["block"] if checkpointing else 0  # one block at a time
     embedding = 4 * parts["token embedding"]  # the head's gradient is the first

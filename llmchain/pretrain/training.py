@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Protocol
 
@@ -871,22 +872,26 @@ def check_settings(
     precision: str,  # fp32 or bf16
     schedule: Callable[[int], float] | None = None,  # finite, nowhere negative, not zero everywhere
     ema: float = 0.0,  # from 0 to under 1
+    device: str | torch.device = "cpu",  # one that is here
     **not_negative: float,  # weight_decay, muon, seed, grad_clip, checkpoint_every, eval_every
 ) -> None:
     "Refuse settings that cannot be meant, all of them in one line."
     wrong = [f"{k} must not be negative, got {v}" for k, v in not_negative.items() if not v >= 0]
     wrong += [
-        f"{k} must be at least 1, got {v}"
+        f"{k} must be a whole number and at least 1, got {v}"
         for k, v in {"n_steps": n_steps, "n_micro": n_micro}.items()
-        if v < 1
+        if not isinstance(v, Integral) or v < 1
     ]
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        wrong.append(f"device {device} is not here; take cpu")
     endless = [k for k in ("weight_decay", "muon") if not_negative.get(k) == math.inf]
     wrong += [f"{k} must be finite, got inf" for k in endless]
     if precision not in ("fp32", "bf16"):
         wrong.append(f"precision must be one of: fp32, bf16; got {precision}")
     if not 0 <= ema < 1:
         wrong.append(f"ema must be from 0 to under 1, got {ema}")
-    seen = range(0, n_steps, max(1, n_steps // 1000)) if schedule else ()  # a long run: a sample
+    steps = range(n_steps) if isinstance(n_steps, Integral) and schedule else range(0)
+    seen = steps[:: max(1, len(steps) // 1000)]  # of a long run a sample
     rates = {step: schedule(step) for step in (*seen, *seen[-1:])}
     odd = [f"learning rate of step {i} is {r}" for i, r in rates.items() if not 0 <= r < math.inf]
     wrong += odd[:1]
@@ -985,7 +990,7 @@ def train(
 ) -> dict:  # history (a row a step), seconds, tokens, skipped, resumed_from; ema
     "Train. A run that was killed and is called again gives the same bits as one that was not."
     folder = Path(checkpoint_dir) if checkpoint_dir else None
-    rest = dict(checkpoint_every=checkpoint_every, eval_every=eval_every, seed=seed, muon=muon)
+    rest = dict(checkpoint_every=checkpoint_every, eval_every=eval_every, seed=seed, muon=muon, device=device)  # fmt: skip
     check_settings(n_steps, n_micro, precision, schedule, ema, weight_decay=weight_decay, grad_clip=grad_clip, **rest)  # fmt: skip
     optimizer = make_optimizer(model.to(device), weight_decay, betas, muon)
     how = {"grad_clip": grad_clip, "n_micro": n_micro, "precision": precision, "device": device}

@@ -131,7 +131,7 @@ MUTANTS = [
     dict(
         name="consequence_told_for_the_cause",
         module=MODULE,
-        old="        return stopped, not late, item[1].exitcode > 0, bool(lost), item[1].timestamp",
+        old="        return stopped, not late, kind, item[1].timestamp",
         new="        return item[1].timestamp",
         why="The rank that lost its connection is blamed, the one that was killed is not named.",
         killed_by=UNIT + "test_a_lost_connection_is_not_the_cause",
