@@ -791,8 +791,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'llmchain/finetune/regression.py'),
                                               'llmchain.finetune.regression.paired_values': ( '03_finetuning/regression.html#paired_values',
                                                                                               'llmchain/finetune/regression.py'),
-                                              'llmchain.finetune.regression.parsed_rows': ( '03_finetuning/regression.html#parsed_rows',
-                                                                                            'llmchain/finetune/regression.py'),
                                               'llmchain.finetune.regression.pearson': ( '03_finetuning/regression.html#pearson',
                                                                                         'llmchain/finetune/regression.py'),
                                               'llmchain.finetune.regression.ranks': ( '03_finetuning/regression.html#ranks',

@@ -253,7 +253,9 @@ def test_texts_that_mean_nothing_are_refused(tokenizer):
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(5, 20))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_pairs_are_cut_as_the_tokenizer_cuts_them(tokenizer, n, m, max_tokens):
     first, second = "a dog runs " * 4, "the red cat " * 4
     first, second = (" ".join(t.split()[:k]) for t, k in ((first, n), (second, m)))
