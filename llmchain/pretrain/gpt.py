@@ -89,14 +89,12 @@ def attend(
     learns = q.requires_grad and q.is_cpu and q.dtype == torch.bfloat16
     if not learns or q[..., 0].numel() * k.size(2) > TABLE:
         return F.scaled_dot_product_attention(q, k, v, visible, dropout, is_causal=causal)
-    with torch.autocast("cpu", enabled=False):  # it would widen the table to fp32 and back
-        scores = (q * q.size(-1) ** -0.5) @ k.mT  # (B, H, T, S)
-        if causal:
-            visible = causal_visibility(k.size(2))
-        if visible is not None:
-            hidden = scores.new_zeros(visible.shape).masked_fill_(~visible, LOWEST)
-            scores = scores + hidden
-        return F.dropout(scores.softmax(-1), dropout, dropout > 0) @ v
+    scores = (q * q.size(-1) ** -0.5) @ k.mT  # (B, H, T, S)
+    if causal:
+        visible = causal_visibility(k.size(2))
+    if visible is not None:
+        scores = scores + scores.new_zeros(visible.shape).masked_fill_(~visible, LOWEST)
+    return F.dropout(scores.softmax(-1), dropout, dropout > 0) @ v
 
 # %% ../../nbs/02_pretraining/08_gpt.ipynb #b135f663
 class KVCache:

@@ -25,8 +25,8 @@ MUTANTS = [
     dict(
         name="table_without_future",
         module=MODULE,
-        old="            visible = causal_visibility(k.size(2))\n",
-        new="            visible = None\n",
+        old="        visible = causal_visibility(k.size(2))\n",
+        new="        visible = None\n",
         why="Only training in bf16 on a processor sees the future; every test in fp32 stays green.",
         killed_by=UNIT + "test_the_table_in_bf16_is_attention_with_its_gradients[causal-True]",
     ),
@@ -39,11 +39,11 @@ MUTANTS = [
         killed_by=UNIT + "test_the_table_gives_hidden_keys_no_weight_at_all",
     ),
     dict(
-        name="table_in_autocast",
+        name="table_made_wide",
         module=MODULE,
-        old='torch.autocast("cpu", enabled=False):  # it would',
-        new='torch.autocast("cpu", torch.bfloat16, enabled=True):  # it would',
-        why="Nothing is wrong but the point of it: the softmax makes the table in fp32.",
+        old="F.dropout(scores.softmax(-1), dropout",
+        new="F.dropout(scores.float().softmax(-1).to(v.dtype), dropout",
+        why="Nothing is wrong but the point of it: the table is kept in fp32, and the memory is gone.",
         killed_by=UNIT + "test_the_table_stays_narrow",
     ),
     dict(

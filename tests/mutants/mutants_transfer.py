@@ -39,8 +39,8 @@ MUTANTS = [
     dict(
         name="threshold_inside_a_tie",
         module=MODULE,
-        old="np.where(ranked[:-1] > ranked[1:], (f1_positive + f1_negative) / 2, -1)",
-        new="(f1_positive + f1_negative) / 2",
+        old="ranked[:-1] > ranked[1:], (f1_positive",
+        new="True, (f1_positive",
         why="Texts with the same score are put on both sides of the threshold; no threshold does that.",
         killed_by=UNIT + "test_threshold_is_the_best_of_all",
     ),
