@@ -47,14 +47,17 @@ def artifact(name: str, chapter: str, *words: str) -> Path:
 def commands(folder: Path) -> dict[str, list[list[str]]]:
     """nanoGPT first: it sets the target of the round."""
     data = str(artifact("tokens/clm", "07_objectives"))
-    return {who: [command(__file__, who, data, folder)] for who in ("nanogpt", "ours", "trainer")}
+    heap = "MALLOC_MMAP_THRESHOLD_=4194304"  # tensors from 4 MiB on go back to the system at once
+    contenders = ("nanogpt", "ours", "trainer")
+    return {who: [command(__file__, who, data, folder, heap)] for who in contenders}
 
 
-def command(file: str, who: str, data: str, folder: Path) -> list[str]:
-    """A contender as a command. One heap for all of them: with one for each thread, their peaks are those of the gaps
-    that the C library leaves (see 11_scaling), not of what they hold."""
-    env = [shutil.which("env") or "env", "MALLOC_ARENA_MAX=1"]
-    return [*env, sys.executable, file, who, data, str(folder)]
+def command(
+    file: str, who: str, data: str, folder: Path, heap: str = "MALLOC_ARENA_MAX=1"
+) -> list[str]:
+    """A contender as a command. All have the same heap: left to itself, with one for each thread and its bound of what
+    is large, their peaks are those of the gaps that the C library leaves (see 11_scaling), not of what they hold."""
+    return [shutil.which("env") or "env", heap, sys.executable, file, who, data, str(folder)]
 
 
 # ── one clock for all ─────────────────────────────────────────────────────────────────────────
