@@ -23,8 +23,8 @@ def commands(folder: Path) -> dict[str, list[list[str]]]:
     return {who: [[sys.executable, __file__, who]] for who in contenders}
 
 
-def our_vectors(texts: list[str], folder: Path, precision: str) -> Any:
-    """(N, C) vectors of the texts, in their order."""
+def our_vectors(texts: list[str], folder: Path, precision: str) -> tuple[float, Any]:
+    """When the clock began, and (N, C) vectors of the texts in their order."""
     from torch import nn
     from transformers import AutoTokenizer
 
@@ -39,7 +39,7 @@ def our_vectors(texts: list[str], folder: Path, precision: str) -> Any:
     return begun, predict(model, ids, 32, tokenizer.pad_token_id, precision=precision)
 
 
-def their_vectors(texts: list[str], folder: Path) -> Any:
+def their_vectors(texts: list[str], folder: Path) -> tuple[float, Any]:
     """The same by sentence-transformers."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer

@@ -4,10 +4,11 @@ The same 2,400 sentences of `sentiment_en`, one epoch, 32 sentences a step, no d
 Trainer pads to the longest of a batch (its usual collator) and moves all weights; `grouped` puts similar lengths
 together, which is its own option. Ours is the way of 12_classification: similar lengths together, bf16 where the
 processor has it, the lower half frozen and computed once (that pass is counted), only the first token in the last
-block. `ours whole` is the same without freezing: every weight moves. RATES come from the chapters: the
-Trainer's and that of `ours whole` are the better of 1e-4 and 2e-4 in 47_trainer, that of `ours` the better of 2.5e-4
-and 5e-4 in 46_transfer; others can be tried with `python benchmarks/finetune.py <who> <rate>`. `quality` holds the
-accuracy on 1,000 held-out sentences and twice its standard error, because speed without it is worth nothing."""
+block. `ours whole` is the same without freezing: every weight moves. RATES come from the chapters: the Trainer's and
+that of `ours whole` are the better of 1e-4 and 2e-4 in 47_trainer, that of `ours` the better of 2.5e-4 and 5e-4 in
+46_transfer, where four blocks are frozen and here three; others can be tried with
+`python benchmarks/finetune.py <who> <rate>`. `quality` holds the accuracy on 1,000 held-out sentences and twice its
+standard error, because speed without it is worth nothing."""
 
 import json
 import math

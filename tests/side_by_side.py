@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers import BertConfig
 
+from llmchain.pretrain.bert import bert_names
 from llmchain.pretrain.gpt import to_hf_weights
 
 
@@ -42,6 +43,16 @@ def bert_config(n_layer, n_head, n_embd, n_inner, vocab_size, block_size, **more
         attention_probs_dropout_prob=0.0,
         **more,
     )
+
+
+def head_names(n_layer, pooled=True):
+    "Our name -> theirs, of an encoder with a linear head; `pooled` if theirs has a pooler."
+    names = {
+        f"bert.{ours}": tuple(f"bert.{name}" for name in theirs)
+        for ours, theirs in bert_names(n_layer).items()
+        if pooled or "pooler" not in ours
+    }
+    return names | {f"head.{kind}": (f"classifier.{kind}",) for kind in ("weight", "bias")}
 
 
 def padding_mask(block_size, padding):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from side_by_side import bert_config, gap_after_a_step, gradient_gap, loud
+from side_by_side import bert_config, gap_after_a_step, gradient_gap, head_names, loud
 from torch.testing import assert_close
 from transformers import BertForSequenceClassification
 
@@ -12,19 +12,10 @@ from llmchain.finetune.classification import (
     Classifier,
     to_hf_classifier,
 )
-from llmchain.pretrain.bert import bert_names, from_hf
+from llmchain.pretrain.bert import from_hf
 from llmchain.pretrain.objectives import cross_entropy
 
 SIZES = [(1, 1, 8, 16, 11, 6, 2), (3, 4, 32, 64, 97, 24, 5)]
-
-
-def classifier_names(n_layer):
-    "Our name -> theirs."
-    names = {
-        f"bert.{ours}": tuple(f"bert.{name}" for name in theirs)
-        for ours, theirs in bert_names(n_layer).items()
-    }
-    return names | {f"head.{kind}": (f"classifier.{kind}",) for kind in ("weight", "bias")}
 
 
 def pair(*sizes):
@@ -75,13 +66,13 @@ def test_loss_and_every_gradient(sizes):
     assert gap <= 1e-9
     our_loss.backward()
     their_loss.backward()
-    assert gradient_gap(ours, theirs, classifier_names(sizes[0])) <= 1e-9
+    assert gradient_gap(ours, theirs, head_names(sizes[0])) <= 1e-9
 
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_one_adamw_step(sizes):
     ours, theirs, batch, (_, before), losses = both(sizes)
-    assert gap_after_a_step(ours, theirs, *losses, classifier_names(sizes[0])) <= 1e-10
+    assert gap_after_a_step(ours, theirs, *losses, head_names(sizes[0])) <= 1e-10
     texts = batch["input_ids"], batch["attention_mask"]
     with torch.inference_mode():
         after = theirs(texts[0], attention_mask=texts[1]).logits

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from side_by_side import bert_config, gap_after_a_step, gradient_gap, loud
+from side_by_side import bert_config, gap_after_a_step, gradient_gap, head_names, loud
 from torch.testing import assert_close
 from transformers import BertForTokenClassification
 
@@ -24,7 +24,7 @@ from llmchain.finetune.entities import (
     to_hf_tagger,
     viterbi,
 )
-from llmchain.pretrain.bert import bert_names, from_hf
+from llmchain.pretrain.bert import from_hf
 from llmchain.pretrain.objectives import cross_entropy
 
 TYPES = ["PER", "creative-work", "LOC"]
@@ -167,16 +167,6 @@ def both(sizes):
     return ours, theirs, batch, (mine, logits), losses
 
 
-def names_of(n_layer):
-    "Our name -> theirs, without the pooler."
-    names = {
-        f"bert.{ours}": tuple(f"bert.{name}" for name in theirs)
-        for ours, theirs in bert_names(n_layer).items()
-        if "pooler" not in ours
-    }
-    return names | {f"head.{kind}": (f"classifier.{kind}",) for kind in ("weight", "bias")}
-
-
 @pytest.mark.parametrize("sizes", SIZES)
 def test_logits_loss_and_every_gradient(sizes):
     ours, theirs, batch, (mine, logits), (our_loss, their_loss) = both(sizes)
@@ -190,13 +180,13 @@ def test_logits_loss_and_every_gradient(sizes):
     our_loss.backward()
     their_loss.backward()
     ours.bert.pooler = torch.nn.Identity()  # nobody asks it, so it has no gradient to compare
-    assert gradient_gap(ours, theirs, names_of(sizes[0])) <= 1e-9
+    assert gradient_gap(ours, theirs, head_names(sizes[0], pooled=False)) <= 1e-9
 
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_one_adamw_step(sizes):
     ours, theirs, _, _, losses = both(sizes)
-    assert gap_after_a_step(ours, theirs, *losses, names_of(sizes[0])) <= 1e-10
+    assert gap_after_a_step(ours, theirs, *losses, head_names(sizes[0], pooled=False)) <= 1e-10
 
 
 @pytest.mark.parametrize("sizes", SIZES)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import stats
-from side_by_side import bert_config, gap_after_a_step, gradient_gap, loud
+from side_by_side import bert_config, gap_after_a_step, gradient_gap, head_names, loud
 from torch.testing import assert_close
 from transformers import BertForSequenceClassification, BertModel
 
@@ -28,7 +28,7 @@ from llmchain.finetune.regression import (
     spearman,
     to_hf_regressor,
 )
-from llmchain.pretrain.bert import bert_names, from_hf
+from llmchain.pretrain.bert import from_hf
 
 SIZES = [(1, 1, 8, 16, 11, 6), (3, 4, 32, 64, 97, 24)]
 SEP = 3
@@ -106,15 +106,6 @@ def test_levels_are_differences_of_sigmoids(n_levels):
     assert torch.autograd.gradcheck(lambda s, t: ordinal_nats(s, t, weights), leaves)
 
 
-def regressor_names(n_layer):
-    "Our name -> theirs."
-    names = {
-        f"bert.{ours}": tuple(f"bert.{name}" for name in theirs)
-        for ours, theirs in bert_names(n_layer).items()
-    }
-    return names | {f"head.{kind}": (f"classifier.{kind}",) for kind in ("weight", "bias")}
-
-
 def pair(*sizes):
     "Theirs with one label and random weights, ours with the same."
     config = bert_config(*sizes, num_labels=1, problem_type="regression")
@@ -149,13 +140,13 @@ def test_numbers_loss_and_every_gradient(sizes):
     assert abs(loss.item() / output.loss.item() - 1) <= 1e-9
     loss.backward()
     output.loss.backward()
-    assert gradient_gap(ours, theirs, regressor_names(sizes[0])) <= 1e-9
+    assert gradient_gap(ours, theirs, head_names(sizes[0])) <= 1e-9
 
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_one_adamw_step(sizes):
     ours, theirs, _, output, loss = both(sizes)
-    names = regressor_names(sizes[0])
+    names = head_names(sizes[0])
     assert gap_after_a_step(ours, theirs, loss, output.loss, names) <= 1e-10
 
 

@@ -8,9 +8,12 @@ test is imported in the fork, from the copy in which the bug lies.
 
 import json
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
+
+LIMIT = 120  # seconds for one test of five; a bug may also make a loop that never ends
 
 
 def preload() -> None:
@@ -59,7 +62,10 @@ def run(copy: Path, nodes: list[str]) -> dict:
             finally:
                 sys.stdout.flush()
                 os._exit(code)
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
+        signal.alarm(LIMIT)
         _, status = os.waitpid(child, 0)
+        signal.alarm(0)
         log.seek(0)
         output = log.read().decode(errors="replace")
     return {"code": os.waitstatus_to_exitcode(status), "output": output[-3000:]}
