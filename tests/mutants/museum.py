@@ -68,7 +68,9 @@ def run(copy: Path, nodes: list[str]) -> dict:
         signal.alarm(0)
         log.seek(0)
         output = log.read().decode(errors="replace")
-    return {"code": os.waitstatus_to_exitcode(status), "output": output[-3000:]}
+    code = os.waitstatus_to_exitcode(status)
+    told = f"killed, its limit is {LIMIT} s" if code == -signal.SIGKILL else ""
+    return {"code": code, "output": output[-3000:] + told}
 
 
 def main() -> None:
