@@ -16,7 +16,7 @@ import copy
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from .classification import leaked, table_rows
 from .entities import split_of
 from ..pretrain.gpt import GPT, GPTConfig, generate
-from ..pretrain.objectives import cross_entropy
 from ..pretrain.training import modes_kept
 
 # %% ../../nbs/03_finetuning/17_preferences.ipynb #b48438b5
@@ -333,7 +332,7 @@ def reward(
     form = ANSWER_FORMATS.get(row["family"])
     return for_format if form and re.fullmatch(form, text) else 0.0
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #1f9db8dd
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #e1e8a4aa
 FAULTS = ("wrong", "verbose", "quoted", "cut")
 
 
@@ -354,7 +353,7 @@ def faulty(
     cut = answer[: len(answer) // 2].rstrip()
     return cut or None
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #e1e8a4aa
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #b730d88f
 def preference_pairs(
     rows: Sequence[dict],  # family, prompt and answer
     rng: np.random.Generator,  # chooses faults and wrong answers
@@ -385,7 +384,7 @@ def check_pair(
     if row["answer"] == row["rejected"]:
         raise ValueError(f"{where}: chosen and rejected are the same answer; delete the row")
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #11b5aecd
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #4f27b35c
 def frozen_copy(
     model: nn.Module,  # is left alone
 ) -> nn.Module:  # a copy of its own that learns nothing, in evaluation mode
@@ -403,7 +402,7 @@ def reference_log_probs(
         flat = (batch[name].flatten(0, 1) for name in ("input_ids", "labels"))
         return answer_log_probs(model.eval(), *flat).unflatten(0, (-1, 2))
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #4f27b35c
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #68e06b0c
 def dpo_losses(
     log_probs: Tensor,  # (B, 2) of the policy: chosen, rejected
     reference: Tensor,  # (B, 2) of the reference
@@ -442,7 +441,7 @@ class DPOObjective:
         log_probs = answer_log_probs(model, *flat).unflatten(0, (-1, 2))
         return {"dpo": dpo_losses(log_probs, batch["reference"], self.beta).sum()}
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #81dda9da
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #f09529af
 def preferred(
     values: Tensor,  # (N, 2) of chosen and rejected: rewards, log-probabilities, lengths
 ) -> float:  # 0 to 1; 0.5 for a judge that cannot tell
@@ -450,7 +449,7 @@ def preferred(
     gap = values[:, 0] - values[:, 1]
     return float(((gap > 0).float() + 0.5 * (gap == 0).float()).mean())
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #d0398c72
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #eb837ba8
 class RewardModel(nn.Module):
     "A GPT with one number instead of a vocabulary, read at the last token (Ouyang et al. 2022, 3.5)."
 
@@ -478,7 +477,7 @@ class RewardModel(nn.Module):
         hidden = self.gpt.hidden(input_ids)  # (B, T, C)
         return self.head(hidden[torch.arange(len(last)), last])[:, 0].float()
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #818dced3
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #561d2417
 def bradley_terry(
     chosen: Tensor,  # (B,) rewards of the better answers
     rejected: Tensor,  # (B,) rewards of the others
@@ -507,7 +506,7 @@ class RewardObjective:
         rewards = model(*flat).unflatten(0, (-1, 2))  # (B, 2)
         return {"pairs": bradley_terry(rewards[:, 0], rewards[:, 1]).sum()}
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #5f4807bc
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #e599e358
 def advantages(
     rewards: Tensor,  # (G, K) of K answers to each of G prompts
     eps: float = 1e-4,  # keeps the fraction finite
@@ -520,7 +519,7 @@ def advantages(
     centred = rewards - rewards.mean(1, keepdim=True)  # the baseline: what this prompt gives anyway
     return centred / (rewards.std(1, keepdim=True) + eps)
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #e599e358
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #5ac9cd0e
 def kl_terms(
     log_probs: Tensor,  # of the policy, for tokens that the policy drew
     reference: Tensor,  # of the reference, for the same tokens
@@ -529,7 +528,7 @@ def kl_terms(
     log_ratio = reference - log_probs
     return log_ratio.exp() - 1 - log_ratio
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #5ac9cd0e
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #7a2c3b72
 def grpo_losses(
     log_probs: Tensor,  # (B, T) of the policy
     old: Tensor,  # (B, T) of the policy that drew the answers
@@ -546,7 +545,7 @@ def grpo_losses(
     terms = torch.minimum(gain, held) - beta * kl_terms(log_probs, reference.detach())
     return -(terms * asked).sum(1) / asked.sum(1).clamp(min=1)
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #0ce02d28
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #5ff4cb50
 class GRPOObjective:
     "Group-relative policy optimisation, as the training loop sees it."
 
@@ -576,7 +575,7 @@ class GRPOObjective:
         rest = (batch[name] for name in ("old", "reference", "advantage"))
         return {"grpo": grpo_losses(log_probs, *rest, asked, self.beta, self.clip).sum()}
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #7a2c3b72
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #c63d6f69
 def rollout(
     model: GPT,  # the policy
     reference: GPT,  # a frozen copy of what it was
@@ -602,7 +601,7 @@ def rollout(
     more = {"old": old, "reference": stays, "advantage": advantages(rewards).flatten().to(device)}
     return batch | more, rewards
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #3fa244ad
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #5c15cfd1
 def save_chat(
     folder: Path,  # exists and is empty
     model: GPT,  # with the tokens of the chat
