@@ -171,7 +171,7 @@ def encode_chat(
         labels += [-100, *(said if asked else [-100] * len(said))]
     return input_ids, labels
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #80690847
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #cd68615c
 def encode_row(
     row: dict,  # prompt and answer
     encode: Callable[[str], list[int]],  # text -> ids of ordinary tokens
@@ -202,7 +202,7 @@ def encode_prompt(
     said, _ = encode_chat([{"role": "user", "content": prompt}], encode, ids)
     return [*said, ids["<|assistant|>"]]
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #a3f96f0e
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #d8a8f065
 def with_more_tokens(
     model: GPT,  # is left alone
     n_new: int,  # tokens added after the last (at least 1)
@@ -217,7 +217,7 @@ def with_more_tokens(
     grown.load_state_dict(weights)
     return grown.train(model.training)
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #f1f83a79
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #b969ec07
 def collate_chat(
     rows: Sequence[tuple[list[int], list[int]]],  # B of `encode_row`: input_ids and labels
     pad_id: int,  # fills up on the right, where causal attention does not look
@@ -239,7 +239,7 @@ def collate_pairs(
     flat = collate_chat([row for pair in pairs for row in pair], pad_id)
     return {name: rows.unflatten(0, (len(pairs), 2)) for name, rows in flat.items()}
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #b969ec07
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #66cea9fa
 def token_log_probs(
     model: GPT,  # the policy
     input_ids: Tensor,  # (B, T)
@@ -261,7 +261,7 @@ def answer_log_probs(
     "ln p(answer | prompt): the sum over the answer's tokens, prompt and padding left out."
     return token_log_probs(model, input_ids, labels)[0].sum(-1)
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #ff9a3914
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #8d1a6bff
 class AnswerObjective:
     "Supervised fine-tuning: cross-entropy of the asked tokens (Ouyang et al. 2022, step 1)."
 
@@ -280,7 +280,7 @@ class AnswerObjective:
         "Forward pass and summed loss of one batch."
         return {"answer": -answer_log_probs(model, batch["input_ids"], batch["labels"]).sum()}
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #0febddf8
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #23cf493f
 def pad_left(
     prompts: Sequence[list[int]],  # B, of different lengths
     pad_id: int,  # fills up
@@ -314,7 +314,7 @@ def answer_ids(
     said = full[:, ids.size(1) :].cpu().tolist()
     return [row[: row.index(end_id) + 1] if end_id in row else row for row in said]
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #d00724a1
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #caa7e9bf
 ANSWER_FORMATS = {
     "add": r"\d+", "larger": r"\d+", "count": r"\d+", "sort": r"\[\d(, \d)*\]", "first": r"\w+",
     "repeat": r"\w+ \w+", "brackets": r"\[\w+\]", "capitals": r"[A-Z]+", "yesno": r"yes|no",
@@ -332,7 +332,7 @@ def reward(
     form = ANSWER_FORMATS.get(row["family"])
     return for_format if form and re.fullmatch(form, text) else 0.0
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #e1e8a4aa
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #a386a3a0
 FAULTS = ("wrong", "verbose", "quoted", "cut")
 REFUSAL = "I cannot help with that."
 
@@ -354,7 +354,7 @@ def faulty(
     cut = answer[: len(answer) // 2].rstrip()
     return cut or None
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #b730d88f
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #11b5aecd
 def preference_pairs(
     rows: Sequence[dict],  # family, prompt and answer
     rng: np.random.Generator,  # chooses faults and wrong answers
@@ -387,7 +387,7 @@ def check_pair(
     if row["answer"] == row["rejected"]:
         raise ValueError(f"{where}: chosen and rejected are the same answer; delete the row")
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #4f27b35c
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #14f50791
 def frozen_copy(
     model: nn.Module,  # is left alone
 ) -> nn.Module:  # a copy of its own that learns nothing, in evaluation mode
@@ -405,7 +405,7 @@ def reference_log_probs(
         flat = (batch[name].flatten(0, 1) for name in ("input_ids", "labels"))
         return answer_log_probs(model.eval(), *flat).unflatten(0, (-1, 2))
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #68e06b0c
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #81dda9da
 def dpo_losses(
     log_probs: Tensor,  # (B, 2) of the policy: chosen, rejected
     reference: Tensor,  # (B, 2) of the reference
@@ -444,7 +444,7 @@ class DPOObjective:
         log_probs = answer_log_probs(model, *flat).unflatten(0, (-1, 2))
         return {"dpo": dpo_losses(log_probs, batch["reference"], self.beta).sum()}
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #f09529af
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #795e846b
 def preferred(
     values: Tensor,  # (N, 2) of chosen and rejected: rewards, log-probabilities, lengths
 ) -> float:  # 0 to 1; 0.5 for a judge that cannot tell
@@ -452,7 +452,7 @@ def preferred(
     gap = values[:, 0] - values[:, 1]
     return float(((gap > 0).float() + 0.5 * (gap == 0).float()).mean())
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #561d2417
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #925b1ec9
 class RewardModel(nn.Module):
     "A GPT with one number instead of a vocabulary, read at the last token (Ouyang et al. 2022, 3.5)."
 
@@ -480,7 +480,7 @@ class RewardModel(nn.Module):
         hidden = self.gpt.hidden(input_ids)  # (B, T, C)
         return self.head(hidden[torch.arange(len(last)), last])[:, 0].float()
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #0490ca26
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #0d3a2dc6
 def bradley_terry(
     chosen: Tensor,  # (B,) rewards of the better answers
     rejected: Tensor,  # (B,) rewards of the others
@@ -509,7 +509,7 @@ class RewardObjective:
         rewards = model(*flat).unflatten(0, (-1, 2))  # (B, 2)
         return {"pairs": bradley_terry(rewards[:, 0], rewards[:, 1]).sum()}
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #c0855ac9
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #f5a2224a
 def advantages(
     rewards: Tensor,  # (G, K) of K answers to each of G prompts
     eps: float = 1e-4,  # keeps the fraction finite
@@ -522,7 +522,7 @@ def advantages(
     centred = rewards - rewards.mean(1, keepdim=True)  # the baseline: what this prompt gives anyway
     return centred / (rewards.std(1, keepdim=True) + eps)
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #0ce02d28
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #947feaa3
 def kl_terms(
     log_probs: Tensor,  # of the policy, for tokens that the policy drew
     reference: Tensor,  # of the reference, for the same tokens
@@ -531,7 +531,7 @@ def kl_terms(
     log_ratio = reference - log_probs
     return log_ratio.exp() - 1 - log_ratio
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #5ff4cb50
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #de27660b
 def grpo_losses(
     log_probs: Tensor,  # (B, T) of the policy
     old: Tensor,  # (B, T) of the policy that drew the answers
@@ -548,7 +548,7 @@ def grpo_losses(
     terms = torch.minimum(gain, held) - beta * kl_terms(log_probs, reference.detach())
     return -(terms * asked).sum(1) / asked.sum(1).clamp(min=1)
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #947feaa3
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #67cc1752
 class GRPOObjective:
     "Group-relative policy optimisation, as the training loop sees it."
 
@@ -578,7 +578,7 @@ class GRPOObjective:
         rest = (batch[name] for name in ("old", "reference", "advantage"))
         return {"grpo": grpo_losses(log_probs, *rest, asked, self.beta, self.clip).sum()}
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #01520627
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #1df99531
 def rollout(
     model: GPT,  # the policy
     reference: GPT,  # a frozen copy of what it was
@@ -604,7 +604,7 @@ def rollout(
     more = {"old": old, "reference": stays, "advantage": advantages(rewards).flatten().to(device)}
     return batch | more, rewards
 
-# %% ../../nbs/03_finetuning/17_preferences.ipynb #0ee06e0b
+# %% ../../nbs/03_finetuning/17_preferences.ipynb #bf5da6cc
 def save_chat(
     folder: Path,  # exists and is empty
     model: GPT,  # with the tokens of the chat

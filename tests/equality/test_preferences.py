@@ -156,9 +156,8 @@ def test_dpo_loss_next_to_trl():
         logits = theirs(input_ids).logits[:, :-1].log_softmax(-1)
         asked = labels[:, 1:] != -100
         picked = logits.gather(-1, labels[:, 1:].clamp(min=0)[..., None])[..., 0]
-        return SimpleNamespace(
-            log_probs=picked * asked, logits=logits, entropy=picked * 0, loss=None
-        )
+        shown = {"entropy": picked * 0, "mean_logits": picked * 0, "is_top1": asked}  # its metrics
+        return SimpleNamespace(log_probs=picked * asked, **shown)
 
     inputs = {
         "input_ids": flat["input_ids"],
@@ -200,6 +199,7 @@ def trl_loss(trainer, model, inputs, beta):
         state=SimpleNamespace(num_input_tokens_seen=0),
         _metrics={"train": defaultdict(list), "eval": defaultdict(list)},
         _total_train_tokens=0,
+        _tp_size=1,
     )
     return trainer._compute_loss(stand_in, model, inputs, False)
 
