@@ -248,7 +248,10 @@ def token_log_probs(
     "ln p of each asked token given those before it; the shift by one happens here, once."
     asked = labels[:, 1:] != -100  # (B, T-1); the token at t+1 is predicted at t
     hidden = model.hidden(input_ids[:, :-1])[asked]  # (M, C): no logits where nothing is asked
-    logits = model.logits(hidden).float() if hidden.dtype != torch.float64 else model.logits(hidden)
+    logits = model.logits(hidden)  # (M, V)
+    logits = logits.to(
+        torch.promote_types(logits.dtype, torch.float32)
+    )  # bf16 is too coarse to sum
     picked = logits.log_softmax(-1).gather(-1, labels[:, 1:][asked][:, None])[:, 0]  # (M,)
     return picked.new_zeros(asked.shape).masked_scatter(asked, picked), asked
 
@@ -478,7 +481,8 @@ class RewardModel(nn.Module):
         places = torch.arange(labels.size(1), device=labels.device)
         last = torch.where(labels != -100, places, 0).amax(-1)  # (B,)
         hidden = self.gpt.hidden(input_ids)  # (B, T, C)
-        return self.head(hidden[torch.arange(len(last)), last])[:, 0].float()
+        found = self.head(hidden[torch.arange(len(last)), last])[:, 0]
+        return found.to(torch.promote_types(found.dtype, torch.float32))
 
 # %% ../../nbs/03_finetuning/17_preferences.ipynb #0d3a2dc6
 def bradley_terry(
