@@ -400,7 +400,7 @@ def test_a_pair_that_prefers_nothing_is_refused(change, told):
 
 def test_chosen_comes_first_and_stays_beside_its_rejected():
     batch = some_pairs()
-    assert batch["input_ids"].shape == batch["labels"].shape == (2, 2, 9)
+    assert batch["input_ids"].shape == batch["labels"].shape == (2, 2, 11)
     first = [y for y in batch["labels"][0, 0].tolist() if y != -100]
     assert first == [*encode("x"), 22]
 
@@ -522,7 +522,7 @@ def test_the_penalty_pulls_towards_the_reference():
     log_probs = torch.tensor([[-1.0, -3.0]], requires_grad=True)
     reference, asked = torch.tensor([[-2.0, -1.0]]), torch.tensor([[True, True]])
     loss = grpo_losses(log_probs, log_probs.detach(), reference, torch.zeros(1), asked, beta=0.5)
-    assert float(loss) > 0
+    assert float(loss.detach()) > 0
     loss.sum().backward()
     moved = log_probs.detach() - 0.1 * log_probs.grad
     assert ((moved - reference).abs() < (log_probs - reference).abs()).all()
