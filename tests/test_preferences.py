@@ -190,15 +190,15 @@ def test_generation_repeats_and_says_when_there_is_no_more():
 
 def test_the_mask_is_the_answer_and_its_end():
     ids, labels = row_of("ab", "xyz")
-    assert ids == [20, *encode("ab"), 22, 21, *encode("xyz"), 22]
-    assert labels == [-100] * 5 + [*encode("xyz"), 22]
+    assert ids == [20, *encode(" ab"), 22, 21, *encode(" xyz"), 22]
+    assert labels == [-100] * 6 + [*encode(" xyz"), 22]
 
 
 def test_every_answer_of_a_conversation_is_asked_for():
     turns = [("user", "ab"), ("assistant", "x"), ("user", "c"), ("assistant", "yz")]
     talk = [{"role": role, "content": content} for role, content in turns]
     ids, labels = encode_chat(talk, encode, IDS)
-    assert [y for y in labels if y != -100] == [*encode("x"), 22, *encode("yz"), 22]
+    assert [y for y in labels if y != -100] == [*encode(" x"), 22, *encode(" yz"), 22]
     assert all(y in (-100, i) for i, y in zip(ids, labels, strict=True))
     everything = encode_chat(talk, encode, IDS, answer_only=False)[1]
     assert [y for y in everything if y != -100] == [i for i in ids if i not in (20, 21)]
@@ -228,7 +228,7 @@ def test_a_broken_conversation_is_refused(talk, told):
 
 def test_a_row_that_does_not_fit_is_refused_by_name():
     row = {"id": "fact-01", "prompt": "x" * 30, "answer": "y"}
-    with pytest.raises(ValueError, match="fact-01: 35 tokens, the model reads 24"):
+    with pytest.raises(ValueError, match="fact-01: 37 tokens, the model reads 24"):
         encode_row(row, encode, IDS, 24)
 
 
@@ -242,7 +242,7 @@ def test_our_ids_are_those_of_the_template(chat):
     asked = tokenizer.apply_chat_template(talk[:1], add_generation_prompt=True)["input_ids"]
     assert encode_prompt(turns[0], encode_text, ids) == asked
     assert tokenizer.decode(ours) == "".join(
-        f"<|{m['role']}|>{m['content']}<|end|>" for m in talk
+        f"<|{m['role']}|> {m['content']}<|end|>" for m in talk
     )  # round trip
 
 
@@ -313,10 +313,10 @@ def test_padding_is_neither_read_nor_summed():
 def test_the_prompt_is_not_in_the_loss():
     "Its tokens may change the loss, its labels never: a row asks for answer and end, no more."
     objective, batch = AnswerObjective(), collate_chat(some_rows(), 1)
-    assert objective.counts(batch) == {"answer": 2 + 5 + 3}
+    assert objective.counts(batch) == {"answer": 3 + 6 + 4}
     model = small()
     _, asked = token_log_probs(model, **batch)
-    assert asked.sum(1).tolist() == [2, 5, 3]
+    assert asked.sum(1).tolist() == [3, 6, 4]
     total = objective.sums(model, batch)["answer"]
     torch.testing.assert_close(total, -answer_log_probs(model, **batch).sum())
 
@@ -333,7 +333,7 @@ def test_tuning_learns_an_answer_and_its_end():
     how = {"n_steps": 60, "schedule": lambda step: 3e-3}
     train(model, AnswerObjective(), lambda step: batch, **how)
     said = answer_ids(model, [encode_prompt("ab", encode, IDS)], 8, 1, 22)
-    assert said == [[*encode("xy"), 22]]
+    assert said == [[*encode(" xy"), 22]]
 
 
 # ── answers ───────────────────────────────────────────────────────────────────────────────────────
@@ -400,9 +400,9 @@ def test_a_pair_that_prefers_nothing_is_refused(change, told):
 
 def test_chosen_comes_first_and_stays_beside_its_rejected():
     batch = some_pairs()
-    assert batch["input_ids"].shape == batch["labels"].shape == (2, 2, 11)
+    assert batch["input_ids"].shape == batch["labels"].shape == (2, 2, 13)
     first = [y for y in batch["labels"][0, 0].tolist() if y != -100]
-    assert first == [*encode("x"), 22]
+    assert first == [*encode(" x"), 22]
 
 
 def test_dpo_lifts_the_chosen_above_the_rejected():

@@ -101,12 +101,13 @@ def generated_rows(
             f"generated_rows: no family {unknown[0]!r}; there are: {', '.join(GENERATED)}"
         )
     rows: dict[str, dict] = {}
-    for turn in range(200 * n_rows):  # small families run dry: others fill up
-        if len(rows) == n_rows:
-            break
+    turn = missed = 0
+    while len(rows) < n_rows and missed < 2000:  # small families run dry: others fill up
         family = families[turn % len(families)]
         prompt, answer, key = drawn_task(family, rng)
+        turn, missed = turn + 1, missed + 1
         if split_of(key) == split and prompt not in rows:
+            missed = 0
             row = {"id": f"{family}-{split}-{len(rows)}", "family": family}
             rows[prompt] = row | {"prompt": prompt, "answer": answer}
     if len(rows) < n_rows:
@@ -131,7 +132,7 @@ def refuse_shared(
 # %% ../../nbs/03_finetuning/17_preferences.ipynb #62590992
 CHAT_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>"
+    "{% for message in messages %}<|{{ message['role'] }}|> "
     "{{ message['content'] | replace('<|', '< |') }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
@@ -165,7 +166,7 @@ def encode_chat(
         content = message.get("content")
         if not isinstance(content, str) or not content.strip():
             raise ValueError(f"encode_chat: message {turn} ({role}) has no content")
-        said = [*encode(content), ids["<|end|>"]]
+        said = [*encode(" " + content), ids["<|end|>"]]  # a word after a mark is one after a space
         asked = role == "assistant" or not answer_only
         input_ids += [ids[f"<|{role}|>"], *said]
         labels += [-100, *(said if asked else [-100] * len(said))]

@@ -100,7 +100,7 @@ def test_loss_on_answers_and_its_gradients():
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
     loss.backward()
     assert counts["answer"] == int((labels != -100).sum())
-    assert losses["answer"] == pytest.approx(float(loss), rel=1e-12)
+    assert losses["answer"] == pytest.approx(float(loss.detach()), rel=1e-12)
     same_gradients(theirs, ours)
 
 
@@ -119,7 +119,7 @@ def test_dpo_loss_and_gradients():
         terms.append(torch.log1p(torch.exp(-beta * (gain[0] - gain[1]))))
     loss = torch.stack(terms).mean()
     loss.backward()
-    assert losses["dpo"] == pytest.approx(float(loss), rel=1e-10)
+    assert losses["dpo"] == pytest.approx(float(loss.detach()), rel=1e-10)
     same_gradients(theirs, ours)
 
 
@@ -142,7 +142,7 @@ def test_dpo_gradient_is_the_weighted_difference():
 
 
 def test_dpo_loss_next_to_trl():
-    "The loss of trl's trainer, where trl is installed; it is not a dependency of the course."
+    "The loss of trl's trainer and its gradients; trl is in the extra `dev` only."
     pytest.importorskip("trl")
     from trl.trainer.dpo_trainer import DPOTrainer
 
