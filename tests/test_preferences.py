@@ -401,8 +401,8 @@ def test_a_pair_that_prefers_nothing_is_refused(change, told):
 def test_chosen_comes_first_and_stays_beside_its_rejected():
     batch = some_pairs()
     assert batch["input_ids"].shape == batch["labels"].shape == (2, 2, 13)
-    first = [y for y in batch["labels"][0, 0].tolist() if y != -100]
-    assert first == [*encode(" x"), 22]
+    asked = [[y for y in row if y != -100] for row in batch["labels"].flatten(0, 1).tolist()]
+    assert asked == [[*encode(f" {text}"), 22] for text in ("x", "wxyz", "uv", "u")]
 
 
 def test_dpo_lifts_the_chosen_above_the_rejected():
