@@ -8,12 +8,11 @@ __all__ = ['HUB', 'N_ROUNDS', 'CLM', 'MLM', 'RECIPES', 'CARDS', 'shard_dtype', '
            'hub_api', 'hub_errors', 'hub_rows', 'source_rows', 'TokenShards', 'mixed_bits', 'keyed_order',
            'window_numbers', 'stream_clm_batch', 'MaskTokens', 'stream_mlm_batch', 'pinned', 'prefetched', 'Recipe',
            'recipe_schedule', 'padded_size', 'PaddedCausal', 'PaddedMasked', 'recipe_shape', 'new_model',
-           'recipe_parameters', 'recipe_flops', 'parts_that_fit', 'card_named', 'recipe_batches', 'rows_of',
+           'recipe_parameters', 'rows_of', 'recipe_flops', 'parts_that_fit', 'card_named', 'recipe_batches',
            'recipe_objective', 'train_recipe']
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #6a20053d
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #3f0cb84c
 import fnmatch
-import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import batched, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +79,7 @@ def token_runs(
     if not 0 <= eos_token_id < vocab_size:
         raise ValueError(f"{who}: end-of-text {eos_token_id} is not in 0 to {vocab_size - 1}")
     numbered = enumerate(texts, first)
-    for group in batched(numbered, n_together):
+    while group := list(islice(numbered, n_together)):
         checked = [checked_text(text, f"{who}: document {n}") for n, text in group]
         for (n, _), ids in zip(group, encode(checked), strict=True):
             if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
@@ -346,7 +345,7 @@ def source_rows(
     origin = {"source": "file", "package": "own", "version": "", "licence": "own"}
     yield from folder_documents(folder, origin | {"url": "", "time": ""})
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #41b0c53b
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #515975df
 class TokenShards:
     "A stream of tokens in shards, mapped from the disk."
 
@@ -376,7 +375,7 @@ class TokenShards:
         self.shards = [np.load(p, mmap_mode="r", allow_pickle=False) for p in paths]
         self.ends = np.cumsum([len(shard) for shard in self.shards])
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #fb767c52
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #54e44b71
 @patch
 def window(
     self: TokenShards,
@@ -396,7 +395,7 @@ def window(
         place += len(part)
     return np.concatenate(parts).astype(np.int64)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #c849459d
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #f5f2b765
 N_ROUNDS = 6  # four make a permutation that cannot be told from a random one; two for good measure
 
 
@@ -429,7 +428,7 @@ def keyed_order(
         outside = x >= np.uint64(n_items)
     return x.astype(np.int64)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #e7acfe89
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #d67a0ee5
 def window_numbers(
     n_windows: int,  # of one epoch (at least 1)
     step: int,  # optimizer step, from 0
@@ -453,7 +452,7 @@ def window_numbers(
         numbers[here] = keyed_order(within[here], n_windows, seed, epoch)
     return numbers
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #b55dde96
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #a2c51c14
 def stream_clm_batch(
     stream: TokenShards,  # or what has its n_tokens and window
     step: int,  # optimizer step, from 0
@@ -474,7 +473,7 @@ def stream_clm_batch(
     rows = [stream.window(n * (block_size - 1), block_size) for n in numbers.tolist()]
     return {"input_ids": torch.from_numpy(np.stack(rows))}
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #d1cc9b1f
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #a545d5a8
 @dataclass(frozen=True)
 class MaskTokens:
     "The tokens that framing and masking need to know."
@@ -514,7 +513,7 @@ def stream_mlm_batch(
     batch = {"input_ids": masked, "token_type_ids": kinds, "labels": labels}
     return rank_rows(batch, rank, n_ranks)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #70309702
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #33d4151b
 def pinned(
     batch: dict,  # tensors and other values
 ) -> dict:  # the same batch, tensors in memory from which a GPU copies by itself
@@ -554,7 +553,7 @@ def prefetched(
             for future in waiting.values():
                 future.cancel()
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #78fcf750
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #b49c9b59
 @dataclass(frozen=True)
 class Recipe:
     "What decides a pretraining run, besides text and tokenizer."
@@ -577,7 +576,7 @@ class Recipe:
     muon: float  # Muon's rate as a multiple of lr, inner matrices; 0: AdamW for all
     source: str  # who published it
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #3f08d87b
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #d4a7fa78
 CLM, MLM = ((0.9, 0.95), 0.1, 0.0, 0.0), ((0.9, 0.999), 0.01, 0.1, 0.0)
 RECIPES = {
     row[0]: Recipe(*row)
@@ -605,7 +604,7 @@ def recipe_schedule(
     rest = {"n_warmup": n_warmup, "n_decay": n_steps - n_warmup}
     return partial(warmup_stable_decay, n_steps=n_steps, **rest, lr=recipe.lr, lr_min=recipe.lr_min)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #c759940e
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #1fd2c724
 def padded_size(
     vocab_size: int,  # tokens that exist (at least 1)
     multiple: int = 128,  # of the tiles of a GPU (at least 1)
@@ -616,7 +615,7 @@ def padded_size(
         raise ValueError(f"padded_size: both must be at least 1, {told}")
     return -(-vocab_size // multiple) * multiple
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #1c6abd1e
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #0b41ac0b
 class PaddedCausal(CausalObjective):
     "CLM over the tokens that exist, its loss compiled if wanted."
 
@@ -637,7 +636,7 @@ class PaddedCausal(CausalObjective):
         logits = model(batch["input_ids"])[..., : self.vocab_size]  # (B, T, V)
         return {"clm": self.nats(logits, batch["input_ids"])[0]}
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #11d0cef5
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #06419fb4
 class PaddedMasked(MaskedObjective):
     "MLM over the tokens that exist."
 
@@ -660,7 +659,7 @@ class PaddedMasked(MaskedObjective):
 
         return super().sums(existing, batch)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #c5bef4b1
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #dc31c3e7
 def recipe_shape(
     recipe: Recipe,  # sizes
     vocab_size: int,  # rows of the embedding
@@ -699,7 +698,19 @@ def recipe_parameters(
         "pair head": 2 * (width + 1),
     }
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #8f0963c6
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #3a3088a5
+def rows_of(
+    recipe: Recipe,  # block_size
+    batch_tokens: int,  # of a step, all ranks together
+) -> int:  # rows of a step
+    "A batch is stated in tokens, because rows of another length would be another batch."
+    rows, rest = divmod(batch_tokens, recipe.block_size)
+    if rest or rows < 1:
+        told = f"batch_tokens {batch_tokens} is no multiple of the context {recipe.block_size}"
+        raise ValueError(f"{recipe.name}: {told}")
+    return rows
+
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #698d9e3e
 def recipe_flops(
     recipe: Recipe,  # sizes
     vocab_size: int,  # tokens that exist
@@ -712,7 +723,7 @@ def recipe_flops(
         head = scored * (head + width**2)
     return flops_per_token(parts["matrices"] + head, recipe.n_layer, width, recipe.block_size)
 
-
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #197274cc
 def parts_that_fit(
     recipe: Recipe,  # sizes
     vocab_size: int,  # rows of the embedding
@@ -733,7 +744,7 @@ def parts_that_fit(
         f"device are {0.9 * memory / 1e9:.1f} GB; take a larger device"
     )
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #c2292f27
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #5b302f2e
 CARDS = {  # what PyTorch calls a card -> its line of HARDWARE
     "H100 80GB HBM3": "H100 SXM",
     "H200": "H100 SXM",  # the same arithmetic, more memory
@@ -751,7 +762,7 @@ def card_named(
     found = [line for known, line in CARDS.items() if re.search(rf"{known}(?!\w)", name)]
     return HARDWARE[found[0]] if found else None
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #fbc3010f
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #fb3bb865
 def recipe_batches(
     recipe: Recipe,  # kind and block_size
     stream: TokenShards,  # tokens
@@ -770,19 +781,7 @@ def recipe_batches(
         raise ValueError(f"recipe_batches: {recipe.name} is masked; give its MaskTokens")
     return lambda step: stream_mlm_batch(stream, step, tokens=tokens, **where)
 
-
-def rows_of(
-    recipe: Recipe,  # block_size
-    batch_tokens: int,  # of a step, all ranks together
-) -> int:  # rows of a step
-    "A batch is stated in tokens, because rows of another length would be another batch."
-    rows, rest = divmod(batch_tokens, recipe.block_size)
-    if rest or rows < 1:
-        told = f"batch_tokens {batch_tokens} is no multiple of the context {recipe.block_size}"
-        raise ValueError(f"{recipe.name}: {told}")
-    return rows
-
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #02059a5f
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #0b9d082b
 def recipe_objective(
     recipe: Recipe,  # kind
     vocab_size: int,  # tokens that exist
