@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -710,7 +711,7 @@ def test_parts_of_a_batch_give_its_gradient(long_stream, kind):
     objective = (PaddedCausal if kind == "clm" else PaddedMasked)(V)
     gradients = []
     for n_micro in (1, 4):
-        model = new_model(tiny, padded_size(V)).double()
+        model = new_model(tiny, padded_size(V)).double().eval()
         backward_batch(model, objective, batch, n_micro)
         gradients.append(
             torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -755,7 +756,7 @@ def test_what_a_gpu_adds_runs_on_a_processor(long_stream, precision):
 
 def test_a_compiled_bert_trains_alike(long_stream):
     how = SHORT | {"n_steps": 2}
-    still = RECIPES["bert-tiny"].__class__(**vars(BERT_TINY) | {"dropout": 0.0})
+    still = replace(BERT_TINY, dropout=0.0)
     _, plain = train_recipe(still, long_stream, **how)
     _, traced = train_recipe(still, long_stream, backend="aot_eager", **how)
     gaps = np.subtract(*[[row["loss"] for row in run["history"]] for run in (plain, traced)])
@@ -763,7 +764,7 @@ def test_a_compiled_bert_trains_alike(long_stream):
 
 
 def test_muon_is_a_field_of_the_recipe(long_stream):
-    with_muon = GPT_TINY.__class__(**vars(GPT_TINY) | {"muon": 5.0})
+    with_muon = replace(GPT_TINY, muon=5.0)
     a, b = (flat(train_recipe(r, long_stream, **SHORT)[0]) for r in (GPT_TINY, with_muon))
     assert not torch.equal(a, b)
 

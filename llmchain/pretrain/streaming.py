@@ -345,7 +345,7 @@ def source_rows(
     origin = {"source": "file", "package": "own", "version": "", "licence": "own"}
     yield from folder_documents(folder, origin | {"url": "", "time": ""})
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #515975df
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #057e7f59
 class TokenShards:
     "A stream of tokens in shards, mapped from the disk."
 
@@ -375,7 +375,7 @@ class TokenShards:
         self.shards = [np.load(p, mmap_mode="r", allow_pickle=False) for p in paths]
         self.ends = np.cumsum([len(shard) for shard in self.shards])
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #54e44b71
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #63cf72a8
 @patch
 def window(
     self: TokenShards,
@@ -395,7 +395,7 @@ def window(
         place += len(part)
     return np.concatenate(parts).astype(np.int64)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #f5f2b765
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #1cb1b4b3
 N_ROUNDS = 6  # four make a permutation that cannot be told from a random one; two for good measure
 
 
@@ -428,7 +428,7 @@ def keyed_order(
         outside = x >= np.uint64(n_items)
     return x.astype(np.int64)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #d67a0ee5
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #29c56ba3
 def window_numbers(
     n_windows: int,  # of one epoch (at least 1)
     step: int,  # optimizer step, from 0
@@ -452,7 +452,7 @@ def window_numbers(
         numbers[here] = keyed_order(within[here], n_windows, seed, epoch)
     return numbers
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #a2c51c14
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #7e80e51c
 def stream_clm_batch(
     stream: TokenShards,  # or what has its n_tokens and window
     step: int,  # optimizer step, from 0
@@ -473,7 +473,7 @@ def stream_clm_batch(
     rows = [stream.window(n * (block_size - 1), block_size) for n in numbers.tolist()]
     return {"input_ids": torch.from_numpy(np.stack(rows))}
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #a545d5a8
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #f2dd7d1a
 @dataclass(frozen=True)
 class MaskTokens:
     "The tokens that framing and masking need to know."
@@ -513,7 +513,7 @@ def stream_mlm_batch(
     batch = {"input_ids": masked, "token_type_ids": kinds, "labels": labels}
     return rank_rows(batch, rank, n_ranks)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #33d4151b
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #18664694
 def pinned(
     batch: dict,  # tensors and other values
 ) -> dict:  # the same batch, tensors in memory from which a GPU copies by itself
@@ -553,7 +553,7 @@ def prefetched(
             for future in waiting.values():
                 future.cancel()
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #b49c9b59
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #04115cdd
 @dataclass(frozen=True)
 class Recipe:
     "What decides a pretraining run, besides text and tokenizer."
@@ -576,7 +576,7 @@ class Recipe:
     muon: float  # Muon's rate as a multiple of lr, inner matrices; 0: AdamW for all
     source: str  # who published it
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #d4a7fa78
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #9e6f5e32
 CLM, MLM = ((0.9, 0.95), 0.1, 0.0, 0.0), ((0.9, 0.999), 0.01, 0.1, 0.0)
 RECIPES = {
     row[0]: Recipe(*row)
@@ -604,7 +604,7 @@ def recipe_schedule(
     rest = {"n_warmup": n_warmup, "n_decay": n_steps - n_warmup}
     return partial(warmup_stable_decay, n_steps=n_steps, **rest, lr=recipe.lr, lr_min=recipe.lr_min)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #1fd2c724
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #2a95069e
 def padded_size(
     vocab_size: int,  # tokens that exist (at least 1)
     multiple: int = 128,  # of the tiles of a GPU (at least 1)
@@ -615,7 +615,7 @@ def padded_size(
         raise ValueError(f"padded_size: both must be at least 1, {told}")
     return -(-vocab_size // multiple) * multiple
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #0b41ac0b
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #5f7f1444
 class PaddedCausal(CausalObjective):
     "CLM over the tokens that exist, its loss compiled if wanted."
 
@@ -636,7 +636,7 @@ class PaddedCausal(CausalObjective):
         logits = model(batch["input_ids"])[..., : self.vocab_size]  # (B, T, V)
         return {"clm": self.nats(logits, batch["input_ids"])[0]}
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #06419fb4
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #4d7adce7
 class PaddedMasked(MaskedObjective):
     "MLM over the tokens that exist."
 
@@ -659,7 +659,7 @@ class PaddedMasked(MaskedObjective):
 
         return super().sums(existing, batch)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #dc31c3e7
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #b6ef07f0
 def recipe_shape(
     recipe: Recipe,  # sizes
     vocab_size: int,  # rows of the embedding
@@ -698,7 +698,7 @@ def recipe_parameters(
         "pair head": 2 * (width + 1),
     }
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #3a3088a5
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #992faf17
 def rows_of(
     recipe: Recipe,  # block_size
     batch_tokens: int,  # of a step, all ranks together
@@ -710,7 +710,7 @@ def rows_of(
         raise ValueError(f"{recipe.name}: {told}")
     return rows
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #698d9e3e
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #c5603ea7
 def recipe_flops(
     recipe: Recipe,  # sizes
     vocab_size: int,  # tokens that exist
@@ -723,7 +723,7 @@ def recipe_flops(
         head = scored * (head + width**2)
     return flops_per_token(parts["matrices"] + head, recipe.n_layer, width, recipe.block_size)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #197274cc
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #d92779bd
 def parts_that_fit(
     recipe: Recipe,  # sizes
     vocab_size: int,  # rows of the embedding
@@ -744,7 +744,7 @@ def parts_that_fit(
         f"device are {0.9 * memory / 1e9:.1f} GB; take a larger device"
     )
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #5b302f2e
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #29def166
 CARDS = {  # what PyTorch calls a card -> its line of HARDWARE
     "H100 80GB HBM3": "H100 SXM",
     "H200": "H100 SXM",  # the same arithmetic, more memory
@@ -762,7 +762,7 @@ def card_named(
     found = [line for known, line in CARDS.items() if re.search(rf"{known}(?!\w)", name)]
     return HARDWARE[found[0]] if found else None
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #fb3bb865
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #10c15d54
 def recipe_batches(
     recipe: Recipe,  # kind and block_size
     stream: TokenShards,  # tokens
@@ -781,7 +781,7 @@ def recipe_batches(
         raise ValueError(f"recipe_batches: {recipe.name} is masked; give its MaskTokens")
     return lambda step: stream_mlm_batch(stream, step, tokens=tokens, **where)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #0b9d082b
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #65e8e1c7
 def recipe_objective(
     recipe: Recipe,  # kind
     vocab_size: int,  # tokens that exist
