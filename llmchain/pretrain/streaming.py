@@ -28,6 +28,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #6f175fb9
 from ..data.reading import file_documents, folder_documents
 from ..data.rows import Notice, licence_forbids
 from ..data.tokenizer import checked_text
@@ -56,7 +57,7 @@ from llmchain.pretrain.training import (
 )
 from ..workbench.store import read_json, sha256, write_json
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #44501775
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #01a8a805
 def shard_dtype(
     vocab_size: int,  # tokens that there are (1 to 2**32)
 ) -> np.dtype:  # uint16 or uint32
@@ -65,7 +66,7 @@ def shard_dtype(
         raise ValueError(f"shard_dtype: vocab_size must be from 1 to 2**32, got {vocab_size}")
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #eccb1522
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #b3683a6d
 def token_runs(
     texts: Iterable[str],  # documents, never all in memory
     encode: Callable[[list[str]], list[list[int]]],  # a batch of texts -> ids of each
@@ -89,7 +90,7 @@ def token_runs(
                 )
             yield np.array([*ids, eos_token_id] if ids else [], dtype=dtype)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #2337f1ba
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #3df89ab0
 def save_shard(
     folder: Path,  # of all shards
     number: int,  # from 0
@@ -111,7 +112,7 @@ def save_shard(
         raise OSError(f"write_token_shards: {path} could not be written: {told}") from None
     return {"file": path.name, "tokens": len(tokens), "sha256": sha256(path)}
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #02e2074c
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #dd9925fa
 def shard_fault(
     path: Path,  # where a shard should lie
     entry: dict,  # file, tokens, sha256 of the manifest
@@ -132,7 +133,7 @@ def shard_fault(
         return "differs from its sha256; it was damaged or belongs to another stream"
     return None
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #75b99276
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #57f2a825
 def begun_shards(
     folder: Path,  # of all shards; need not exist
     job: dict,  # what they must agree with: tokenizer, vocab_size, source and so on
@@ -156,7 +157,7 @@ def begun_shards(
         )
     return state | {"done": finished is not None}
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #91e6d614
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #e8923195
 def write_token_shards(
     folder: Path,  # gets the shards and manifest.json; goes on where an earlier call was killed
     texts: Iterable[str],  # documents, the same ones in the same order in each call
@@ -193,7 +194,7 @@ def write_token_shards(
     (folder / "progress.json").unlink(missing_ok=True)
     return manifest
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #e8001d12
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #98ae25a2
 def cut_runs(
     runs: Iterable[np.ndarray],  # tokens of each document that is left
     shard_tokens: int,  # of a whole shard (at least 1)
@@ -219,7 +220,7 @@ def cut_runs(
     if size:
         yield np.concatenate(held), {"documents": documents, "skip": 0}
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #5470767f
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #95699050
 def check_shards(
     folder: Path,  # of all shards
     shards: list[dict],  # their entries: file, tokens, sha256
@@ -239,7 +240,7 @@ def check_shards(
         told = f"{'; '.join(faults[:3])}{more}"
         raise ValueError(f"shards in {folder}: {told}; remove the folder and write it again")
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #74839faa
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #70fd3784
 def split_of(
     row: dict,  # with `text`, and perhaps `split`
     share: float,  # of the texts that are held out (0 to 1)
@@ -266,7 +267,7 @@ def texts_of(
             reason = item.reason if isinstance(item, Notice) else "no text"
             noted[reason] = noted.get(reason, 0) + 1
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #054499ec
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #6e95b772
 HUB = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})/(?P<pattern>\S+)")
 
 
@@ -291,7 +292,7 @@ def hub_files(
     origin = {"source": "hub", "package": repo, "version": revision, "licence": licence}
     return chosen, origin | {"url": "", "time": ""}
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #13af3ae6
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #c5a8af83
 def hub_api(
     api: object = None,  # what is to be asked; None: the Hub
 ) -> object:  # has dataset_info and hf_hub_download
@@ -316,7 +317,7 @@ def hub_errors(
         told = f"{type(error).__name__}: {first}; {advice}"
         raise ConnectionError(f"{source}: {told}") from None
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #cbe9f404
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #afe5cf5e
 def hub_rows(
     source: str,  # hub:<owner>/<name>@<commit>/<pattern>
     api: object = None,  # a huggingface_hub.HfApi, or what has its two methods; None: a new one
@@ -330,7 +331,7 @@ def hub_rows(
         with Path(path).open("rb") as file:
             yield from file_documents(file, name, origin)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #21f59810
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #94536096
 def source_rows(
     source: str,  # a folder, or an address that begins with hub:
 ) -> Iterator[dict | Notice]:  # rows with `text`, and what could not be read
@@ -345,7 +346,7 @@ def source_rows(
     origin = {"source": "file", "package": "own", "version": "", "licence": "own"}
     yield from folder_documents(folder, origin | {"url": "", "time": ""})
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #057e7f59
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #01d7e3b3
 class TokenShards:
     "A stream of tokens in shards, mapped from the disk."
 
@@ -375,7 +376,7 @@ class TokenShards:
         self.shards = [np.load(p, mmap_mode="r", allow_pickle=False) for p in paths]
         self.ends = np.cumsum([len(shard) for shard in self.shards])
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #63cf72a8
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #dab86d47
 @patch
 def window(
     self: TokenShards,
@@ -395,7 +396,7 @@ def window(
         place += len(part)
     return np.concatenate(parts).astype(np.int64)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #1cb1b4b3
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #2a29ef74
 N_ROUNDS = 6  # four make a permutation that cannot be told from a random one; two for good measure
 
 
@@ -428,7 +429,7 @@ def keyed_order(
         outside = x >= np.uint64(n_items)
     return x.astype(np.int64)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #29c56ba3
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #28b2a0f5
 def window_numbers(
     n_windows: int,  # of one epoch (at least 1)
     step: int,  # optimizer step, from 0
@@ -452,7 +453,7 @@ def window_numbers(
         numbers[here] = keyed_order(within[here], n_windows, seed, epoch)
     return numbers
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #7e80e51c
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #4db723cb
 def stream_clm_batch(
     stream: TokenShards,  # or what has its n_tokens and window
     step: int,  # optimizer step, from 0
@@ -473,7 +474,7 @@ def stream_clm_batch(
     rows = [stream.window(n * (block_size - 1), block_size) for n in numbers.tolist()]
     return {"input_ids": torch.from_numpy(np.stack(rows))}
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #f2dd7d1a
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #3f41812c
 @dataclass(frozen=True)
 class MaskTokens:
     "The tokens that framing and masking need to know."
@@ -513,7 +514,7 @@ def stream_mlm_batch(
     batch = {"input_ids": masked, "token_type_ids": kinds, "labels": labels}
     return rank_rows(batch, rank, n_ranks)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #18664694
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #39ec6bb1
 def pinned(
     batch: dict,  # tensors and other values
 ) -> dict:  # the same batch, tensors in memory from which a GPU copies by itself
@@ -553,7 +554,7 @@ def prefetched(
             for future in waiting.values():
                 future.cancel()
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #04115cdd
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #ac01f8c5
 @dataclass(frozen=True)
 class Recipe:
     "What decides a pretraining run, besides text and tokenizer."
@@ -576,7 +577,7 @@ class Recipe:
     muon: float  # Muon's rate as a multiple of lr, inner matrices; 0: AdamW for all
     source: str  # who published it
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #9e6f5e32
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #38995ae9
 CLM, MLM = ((0.9, 0.95), 0.1, 0.0, 0.0), ((0.9, 0.999), 0.01, 0.1, 0.0)
 RECIPES = {
     row[0]: Recipe(*row)
@@ -604,7 +605,7 @@ def recipe_schedule(
     rest = {"n_warmup": n_warmup, "n_decay": n_steps - n_warmup}
     return partial(warmup_stable_decay, n_steps=n_steps, **rest, lr=recipe.lr, lr_min=recipe.lr_min)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #2a95069e
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #b6b16d63
 def padded_size(
     vocab_size: int,  # tokens that exist (at least 1)
     multiple: int = 128,  # of the tiles of a GPU (at least 1)
@@ -615,7 +616,7 @@ def padded_size(
         raise ValueError(f"padded_size: both must be at least 1, {told}")
     return -(-vocab_size // multiple) * multiple
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #5f7f1444
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #f51666fe
 class PaddedCausal(CausalObjective):
     "CLM over the tokens that exist, its loss compiled if wanted."
 
@@ -636,7 +637,7 @@ class PaddedCausal(CausalObjective):
         logits = model(batch["input_ids"])[..., : self.vocab_size]  # (B, T, V)
         return {"clm": self.nats(logits, batch["input_ids"])[0]}
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #4d7adce7
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #7ed91729
 class PaddedMasked(MaskedObjective):
     "MLM over the tokens that exist."
 
@@ -659,7 +660,7 @@ class PaddedMasked(MaskedObjective):
 
         return super().sums(existing, batch)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #b6ef07f0
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #be6b54ba
 def recipe_shape(
     recipe: Recipe,  # sizes
     vocab_size: int,  # rows of the embedding
@@ -698,7 +699,7 @@ def recipe_parameters(
         "pair head": 2 * (width + 1),
     }
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #992faf17
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #717ab625
 def rows_of(
     recipe: Recipe,  # block_size
     batch_tokens: int,  # of a step, all ranks together
@@ -710,7 +711,7 @@ def rows_of(
         raise ValueError(f"{recipe.name}: {told}")
     return rows
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #c5603ea7
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #7785679d
 def recipe_flops(
     recipe: Recipe,  # sizes
     vocab_size: int,  # tokens that exist
@@ -723,7 +724,7 @@ def recipe_flops(
         head = scored * (head + width**2)
     return flops_per_token(parts["matrices"] + head, recipe.n_layer, width, recipe.block_size)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #d92779bd
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #6ea61bd7
 def parts_that_fit(
     recipe: Recipe,  # sizes
     vocab_size: int,  # rows of the embedding
@@ -744,7 +745,7 @@ def parts_that_fit(
         f"device are {0.9 * memory / 1e9:.1f} GB; take a larger device"
     )
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #29def166
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #62ddeb86
 CARDS = {  # what PyTorch calls a card -> its line of HARDWARE
     "H100 80GB HBM3": "H100 SXM",
     "H200": "H100 SXM",  # the same arithmetic, more memory
@@ -762,7 +763,7 @@ def card_named(
     found = [line for known, line in CARDS.items() if re.search(rf"{known}(?!\w)", name)]
     return HARDWARE[found[0]] if found else None
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #10c15d54
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #75e1ceff
 def recipe_batches(
     recipe: Recipe,  # kind and block_size
     stream: TokenShards,  # tokens
@@ -781,7 +782,7 @@ def recipe_batches(
         raise ValueError(f"recipe_batches: {recipe.name} is masked; give its MaskTokens")
     return lambda step: stream_mlm_batch(stream, step, tokens=tokens, **where)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #65e8e1c7
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #46a3b511
 def recipe_objective(
     recipe: Recipe,  # kind
     vocab_size: int,  # tokens that exist
