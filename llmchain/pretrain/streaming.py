@@ -346,7 +346,7 @@ def source_rows(
     origin = {"source": "file", "package": "own", "version": "", "licence": "own"}
     yield from folder_documents(folder, origin | {"url": "", "time": ""})
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #01d7e3b3
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #c243e73c
 class TokenShards:
     "A stream of tokens in shards, mapped from the disk."
 
@@ -376,7 +376,7 @@ class TokenShards:
         self.shards = [np.load(p, mmap_mode="r", allow_pickle=False) for p in paths]
         self.ends = np.cumsum([len(shard) for shard in self.shards])
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #dab86d47
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #e8cb613b
 @patch
 def window(
     self: TokenShards,
@@ -396,7 +396,7 @@ def window(
         place += len(part)
     return np.concatenate(parts).astype(np.int64)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #2a29ef74
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #772e121a
 N_ROUNDS = 6  # four make a permutation that cannot be told from a random one; two for good measure
 
 
@@ -429,7 +429,7 @@ def keyed_order(
         outside = x >= np.uint64(n_items)
     return x.astype(np.int64)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #28b2a0f5
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #07725acf
 def window_numbers(
     n_windows: int,  # of one epoch (at least 1)
     step: int,  # optimizer step, from 0
@@ -453,7 +453,7 @@ def window_numbers(
         numbers[here] = keyed_order(within[here], n_windows, seed, epoch)
     return numbers
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #4db723cb
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #fcf1922e
 def stream_clm_batch(
     stream: TokenShards,  # or what has its n_tokens and window
     step: int,  # optimizer step, from 0
@@ -474,7 +474,7 @@ def stream_clm_batch(
     rows = [stream.window(n * (block_size - 1), block_size) for n in numbers.tolist()]
     return {"input_ids": torch.from_numpy(np.stack(rows))}
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #3f41812c
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #8662f774
 @dataclass(frozen=True)
 class MaskTokens:
     "The tokens that framing and masking need to know."
@@ -514,7 +514,7 @@ def stream_mlm_batch(
     batch = {"input_ids": masked, "token_type_ids": kinds, "labels": labels}
     return rank_rows(batch, rank, n_ranks)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #39ec6bb1
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #c4fa26dd
 def pinned(
     batch: dict,  # tensors and other values
 ) -> dict:  # the same batch, tensors in memory from which a GPU copies by itself
@@ -554,7 +554,7 @@ def prefetched(
             for future in waiting.values():
                 future.cancel()
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #ac01f8c5
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #13f7e1ec
 @dataclass(frozen=True)
 class Recipe:
     "What decides a pretraining run, besides text and tokenizer."
@@ -577,7 +577,7 @@ class Recipe:
     muon: float  # Muon's rate as a multiple of lr, inner matrices; 0: AdamW for all
     source: str  # who published it
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #38995ae9
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #62965b6a
 CLM, MLM = ((0.9, 0.95), 0.1, 0.0, 0.0), ((0.9, 0.999), 0.01, 0.1, 0.0)
 RECIPES = {
     row[0]: Recipe(*row)
@@ -605,7 +605,7 @@ def recipe_schedule(
     rest = {"n_warmup": n_warmup, "n_decay": n_steps - n_warmup}
     return partial(warmup_stable_decay, n_steps=n_steps, **rest, lr=recipe.lr, lr_min=recipe.lr_min)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #b6b16d63
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #9d4ce9ba
 def padded_size(
     vocab_size: int,  # tokens that exist (at least 1)
     multiple: int = 128,  # of the tiles of a GPU (at least 1)
@@ -616,7 +616,7 @@ def padded_size(
         raise ValueError(f"padded_size: both must be at least 1, {told}")
     return -(-vocab_size // multiple) * multiple
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #f51666fe
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #8bf22fea
 class PaddedCausal(CausalObjective):
     "CLM over the tokens that exist, its loss compiled if wanted."
 
@@ -637,7 +637,7 @@ class PaddedCausal(CausalObjective):
         logits = model(batch["input_ids"])[..., : self.vocab_size]  # (B, T, V)
         return {"clm": self.nats(logits, batch["input_ids"])[0]}
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #7ed91729
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #e532dd71
 class PaddedMasked(MaskedObjective):
     "MLM over the tokens that exist."
 
@@ -660,7 +660,7 @@ class PaddedMasked(MaskedObjective):
 
         return super().sums(existing, batch)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #be6b54ba
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #df468e6f
 def recipe_shape(
     recipe: Recipe,  # sizes
     vocab_size: int,  # rows of the embedding
@@ -699,7 +699,7 @@ def recipe_parameters(
         "pair head": 2 * (width + 1),
     }
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #717ab625
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #f8d87a16
 def rows_of(
     recipe: Recipe,  # block_size
     batch_tokens: int,  # of a step, all ranks together
@@ -711,7 +711,7 @@ def rows_of(
         raise ValueError(f"{recipe.name}: {told}")
     return rows
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #7785679d
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #c9e83596
 def recipe_flops(
     recipe: Recipe,  # sizes
     vocab_size: int,  # tokens that exist
@@ -724,7 +724,7 @@ def recipe_flops(
         head = scored * (head + width**2)
     return flops_per_token(parts["matrices"] + head, recipe.n_layer, width, recipe.block_size)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #6ea61bd7
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #1890a35d
 def parts_that_fit(
     recipe: Recipe,  # sizes
     vocab_size: int,  # rows of the embedding
@@ -745,7 +745,7 @@ def parts_that_fit(
         f"device are {0.9 * memory / 1e9:.1f} GB; take a larger device"
     )
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #62ddeb86
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #51edae37
 CARDS = {  # what PyTorch calls a card -> its line of HARDWARE
     "H100 80GB HBM3": "H100 SXM",
     "H200": "H100 SXM",  # the same arithmetic, more memory
@@ -763,7 +763,7 @@ def card_named(
     found = [line for known, line in CARDS.items() if re.search(rf"{known}(?!\w)", name)]
     return HARDWARE[found[0]] if found else None
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #75e1ceff
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #56116c20
 def recipe_batches(
     recipe: Recipe,  # kind and block_size
     stream: TokenShards,  # tokens
@@ -782,7 +782,7 @@ def recipe_batches(
         raise ValueError(f"recipe_batches: {recipe.name} is masked; give its MaskTokens")
     return lambda step: stream_mlm_batch(stream, step, tokens=tokens, **where)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #46a3b511
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #2de8e813
 def recipe_objective(
     recipe: Recipe,  # kind
     vocab_size: int,  # tokens that exist

@@ -14,14 +14,6 @@ MUTANTS = [
         killed_by=UNIT + "test_an_epoch_reads_each_item_once",
     ),
     dict(
-        name="halves_of_unequal_size",
-        module=MODULE,
-        old="left, right = x[outside] >> half, x[outside] & low",
-        new="left, right = x[outside] >> half, x[outside] & (low >> np.uint64(1))",
-        why="A bit of the number falls between the halves, and two windows become one.",
-        killed_by=UNIT + "test_an_epoch_reads_each_item_once",
-    ),
-    dict(
         name="same_order_each_epoch",
         module=MODULE,
         old="keys = np.random.SeedSequence([seed, epoch])",
