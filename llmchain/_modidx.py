@@ -1339,6 +1339,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'llmchain/pretrain/streaming.py'),
                                              'llmchain.pretrain.streaming.card_named': ( '02_pretraining/recipes.html#card_named',
                                                                                          'llmchain/pretrain/streaming.py'),
+                                             'llmchain.pretrain.streaming.check_same_stream': ( '02_pretraining/recipes.html#check_same_stream',
+                                                                                                'llmchain/pretrain/streaming.py'),
                                              'llmchain.pretrain.streaming.check_shards': ( '02_pretraining/recipes.html#check_shards',
                                                                                            'llmchain/pretrain/streaming.py'),
                                              'llmchain.pretrain.streaming.cut_runs': ( '02_pretraining/recipes.html#cut_runs',

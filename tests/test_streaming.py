@@ -630,12 +630,12 @@ def test_a_batch_is_made_while_the_step_runs():
     def batches(step):
         if step == 1:
             begun.set()
-            assert free.wait(5)
+            assert free.wait(2)
         return {"step": step}
 
     with prefetched(batches, 3) as ahead:
         ahead(0)
-        assert begun.wait(5), "the next batch is begun before it is asked for"
+        assert begun.wait(2), "the next batch is begun before it is asked for"
         free.set()
         assert ahead(1) == {"step": 1}
 
@@ -696,6 +696,16 @@ def test_killed_and_called_again_gives_the_same_bits(long_stream, tmp_path, tiny
         train_recipe(tiny, long_stream, on_step=dies, **saved)
     resumed, run = train_recipe(tiny, long_stream, **saved)
     assert run["resumed_from"] == 2 and torch.equal(flat(resumed), flat(whole))
+
+
+def test_going_on_with_other_text_or_another_batch_is_refused(long_stream, stream, tmp_path):
+    saved = SHORT | {"checkpoint_dir": tmp_path / "c", "n_steps": 2}
+    train_recipe(GPT_TINY, long_stream, **saved)
+    with pytest.raises(ValueError, match="batch_tokens was 512, is 1024") as error:
+        train_recipe(GPT_TINY, long_stream, **saved | {"batch_tokens": 1024})
+    one_line(error, "use another checkpoint_dir")
+    with pytest.raises(ValueError, match="shard_tokens was 2000, is 100; tokens was"):
+        train_recipe(GPT_TINY, stream, **saved)
 
 
 @pytest.mark.parametrize("tiny", [GPT_TINY, BERT_TINY], ids=["gpt", "bert"])

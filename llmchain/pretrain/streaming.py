@@ -9,7 +9,7 @@ __all__ = ['HUB', 'N_ROUNDS', 'CLM', 'MLM', 'RECIPES', 'CARDS', 'shard_dtype', '
            'window_numbers', 'stream_clm_batch', 'MaskTokens', 'stream_mlm_batch', 'pinned', 'prefetched', 'Recipe',
            'recipe_schedule', 'padded_size', 'PaddedCausal', 'PaddedMasked', 'recipe_shape', 'new_model',
            'recipe_parameters', 'rows_of', 'recipe_flops', 'parts_that_fit', 'card_named', 'recipe_batches',
-           'recipe_objective', 'train_recipe']
+           'check_same_stream', 'recipe_objective', 'train_recipe']
 
 # %% ../../nbs/02_pretraining/49_recipes.ipynb #3f0cb84c
 import fnmatch
@@ -782,7 +782,24 @@ def recipe_batches(
         raise ValueError(f"recipe_batches: {recipe.name} is masked; give its MaskTokens")
     return lambda step: stream_mlm_batch(stream, step, tokens=tokens, **where)
 
-# %% ../../nbs/02_pretraining/49_recipes.ipynb #2de8e813
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #be3f3df3
+def check_same_stream(
+    folder: Path,  # where the checkpoints of a run lie; need not exist
+    stream: TokenShards,  # what is to be read
+    batch_tokens: int,  # of a step
+) -> None:
+    "Refuse to go on with other text or another batch than the run began with; written when it begins."
+    now = stream.job | {"tokens": stream.n_tokens, "batch_tokens": batch_tokens}
+    if (was := read_json(folder / "stream.json")) is None:
+        write_json(folder / "stream.json", now)
+        return
+    if other := [f"{k} was {was.get(k)}, is {now[k]}" for k in now if was.get(k) != now[k]]:
+        raise ValueError(
+            f"train_recipe: {folder} holds a run on another stream ({'; '.join(other)}); "
+            "use another checkpoint_dir"
+        )
+
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #4497bbb6
 def recipe_objective(
     recipe: Recipe,  # kind
     vocab_size: int,  # tokens that exist
@@ -793,7 +810,7 @@ def recipe_objective(
         return PaddedCausal(vocab_size, backend)
     return PaddedMasked(vocab_size)
 
-
+# %% ../../nbs/02_pretraining/49_recipes.ipynb #9ae3ae3f
 def train_recipe(
     recipe: Recipe,  # sizes, rates, decay
     stream: TokenShards,  # training tokens
@@ -814,6 +831,8 @@ def train_recipe(
     objective = recipe_objective(recipe, known, backend)
     settings = {"weight_decay": recipe.weight_decay, "betas": recipe.betas, "muon": recipe.muon}
     settings |= {"schedule": recipe_schedule(recipe, n_steps), "seed": seed, "device": device}
+    if how.get("checkpoint_dir"):
+        check_same_stream(Path(how["checkpoint_dir"]), stream, batch_tokens)
     on_gpu = torch.device(device).type == "cuda"
     with (
         prefetched(batches, n_steps, n_ahead, pin=on_gpu) as ahead,

@@ -107,7 +107,7 @@ MUTANTS = [
         old="wanted = [step, *range(step + 1, min(step + 1 + n_ahead, n_steps))]",
         new="wanted = [step]",
         why="The thread works while the loop waits for it, which is what it was to avoid.",
-        killed_by=UNIT + "test_nothing_is_made_beyond_the_run_and_nothing_twice",
+        killed_by=UNIT + "test_a_batch_is_made_while_the_step_runs",
     ),
     dict(
         name="batch_in_rows",
@@ -213,5 +213,13 @@ MUTANTS = [
         new="known.split()[0]",
         why="A PCIe card gets the peak of the SXM one, and its utilisation looks a third too low.",
         killed_by=UNIT + "test_a_card_is_its_own_line_of_the_table_or_none[NVIDIA H100 PCIe-None]",
+    ),
+    dict(
+        name="other_text_goes_on",
+        module=MODULE,
+        old='    if other := [f"{k} was {was.get(k)}, is {now[k]}" for k in now if was.get(k) != now[k]]:\n',
+        new="    if other := [k for k in now if k not in was]:\n",
+        why="The checkpoint fits the model, so the run goes on, on other text.",
+        killed_by=UNIT + "test_going_on_with_other_text_or_another_batch_is_refused",
     ),
 ]
