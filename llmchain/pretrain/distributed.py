@@ -305,12 +305,13 @@ def sharded_tensors(
 def check_space(
     folder: Path,  # where the checkpoint is to lie; its nearest parent that exists is asked
     n_bytes: int,  # of the checkpoint, all ranks together
+    what: str = "a checkpoint",  # for the message
 ) -> None:
-    "Refuse a checkpoint that the disk cannot hold."
+    "Refuse to write what the disk cannot hold."
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if (free := shutil.disk_usage(there).free) < n_bytes:
         raise OSError(
-            f"no space for a checkpoint of {n_bytes / 1e6:,.1f} MB in {folder}: "
+            f"no space for {what} of {n_bytes / 1e6:,.1f} MB in {folder}: "
             f"{free / 1e6:,.1f} MB are free"
         )
 

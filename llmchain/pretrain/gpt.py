@@ -283,6 +283,8 @@ def initialize(
     generator = generator or torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if parameter.is_meta:  # only its shape is wanted
+                continue
             if parameter.dim() >= 2:
                 writes = name.endswith(("attention.out.weight", "mlp.down.weight"))
                 std = 0.02 * residual_scale if writes else 0.02
