@@ -588,12 +588,15 @@ def encoded_sources(
     tokenizer: Tokenizer,  # of `shared_bpe`
     texts: Sequence[str],  # N texts
     max_tokens: int,  # longest source, its end included
+    cut: bool = False,  # a longer one is cut instead of refused
 ) -> tuple[list[list[int]], list[list[str]]]:  # ids, empty for an empty text; placeholders of each
     "Texts as the model reads them; ValueError names the text that it cannot read."
     found, hidden = [], []
     for number, text in enumerate(texts):
         bare, known = hide(" ".join(text.split()))
         ids = tokenizer.encode(bare).ids if bare else []
+        if cut and len(ids) > max_tokens:
+            ids = [*ids[: max_tokens - 1], EOS]
         if len(ids) > max_tokens:
             told = f"this model reads at most {max_tokens}; cut it into sentences"
             raise ValueError(f"translate: text {number} has {len(ids):,} tokens, {told}")
@@ -611,10 +614,11 @@ def translate(
     length_penalty: float = 1.0,  # α of `ranked`
     max_tokens: int | None = None,  # longest text in and out; None: the model's block_size
     batch_size: int = 32,  # texts at a time
+    cut: bool = False,  # a text that is too long is cut instead of refused
 ) -> list[str]:  # N translations, in the order of the texts
     "Beam search for all texts, those of similar length together; placeholders go around the model."
     most = max_tokens or model.config.block_size
-    ids, hidden = encoded_sources(tokenizer, texts, most)
+    ids, hidden = encoded_sources(tokenizer, texts, most, cut)
     order = sorted((i for i, row in enumerate(ids) if row), key=lambda i: len(ids[i]))
     out = [""] * len(texts)
     with modes_kept(model):
@@ -886,6 +890,7 @@ def save_translator(
 # %% ../../nbs/03_finetuning/14_translation.ipynb #a7f5c5d0
 def load_course_translator(
     folder: Path,  # of `save_translator`
+    cut: bool = False,  # a text that is too long for the model is cut instead of refused
 ) -> Callable[[list[str]], list[str]]:  # texts -> translations
     "A stored translator with this chapter's search; placeholders go around it."
     from transformers import MarianMTModel
@@ -898,5 +903,5 @@ def load_course_translator(
     about = json.loads((folder / "translator.json").read_text())
     model = from_hf(MarianMTModel.from_pretrained(folder, use_safetensors=True))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    how = {"n_beams": about["n_beams"], "length_penalty": about["length_penalty"]}
+    how = {"n_beams": about["n_beams"], "length_penalty": about["length_penalty"], "cut": cut}
     return lambda texts: translate(model, tokenizer, texts, **how)
