@@ -82,7 +82,7 @@ def gettext_pairs(
                 en, zh = (" ".join(text.split()) for text in pair)
                 if is_translated(en, zh) and (en, zh) not in seen:
                     seen.add((en, zh))
-                    where = f"{name}, {path.rsplit('/', 1)[-1]}, message {number}"
+                    where = f"{name}, {path}, message {number}"
                     rows.append({"en": en, "zh": zh, "where": where})
     if not rows:
         raise FileNotFoundError(

@@ -53,7 +53,7 @@ def loud_marian(seed=0, vocab_size=60):
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.3 * torch.randn_like(parameter)
-    model.final_logits_bias[0, EOS] += 2.0  # else hardly any text ends
+    model.final_logits_bias[0, EOS] = 3.0  # else hardly any text ends
     return model.eval()
 
 
@@ -92,7 +92,8 @@ def test_beam_search_is_that_of_transformers(n_beams, alpha):
         assert text == ids[: len(text)] and set(ids[len(text) :]) <= {PAD}
         assert score == pytest.approx(their_score, abs=1e-4)
         lengths.add(len(text))
-    assert len(lengths) > 2  # some end, some are cut
+    if alpha >= 1:  # with less, these weights prefer the empty text, as many do
+        assert len(lengths) > 2
 
 
 def test_greedy_is_a_beam_of_one():
