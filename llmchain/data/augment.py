@@ -232,7 +232,8 @@ def load_translator(
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise ConnectionError(f"load_translator: {model} cannot be opened: {reason}") from None
-    return lambda texts: translate_all(network, tokenizer, texts, max_tokens, batch_size)
+    most = min(max_tokens, getattr(network.config, "max_position_embeddings", max_tokens))
+    return lambda texts: translate_all(network, tokenizer, texts, most, batch_size)
 
 # %% ../../nbs/01_data/05_augment.ipynb #4b7888f8
 def translate_all(

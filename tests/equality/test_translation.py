@@ -1,0 +1,209 @@
+"""Our search and scores next to those of transformers and, where it is installed, sacreBLEU."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MarianConfig, MarianMTModel
+
+from llmchain.data.augment import load_translator
+from llmchain.finetune.translation import (
+    EOS,
+    PAD,
+    SourceReader,
+    beam_search,
+    bleu,
+    bleu_counts,
+    chrf,
+    chrf_counts,
+    cut_13a,
+    cut_zh,
+    gettext_pairs,
+    hide,
+    pair_batch,
+    save_translator,
+    search_settings,
+    shared_bpe,
+    signature,
+    translator_config,
+)
+from llmchain.pretrain.transformer import EncoderDecoder, from_hf
+
+
+def loud_marian(seed=0, vocab_size=60):
+    "A Marian with weights so large that it is sure of something else at each place."
+    config = MarianConfig(
+        vocab_size=vocab_size,
+        max_position_embeddings=40,
+        d_model=16,
+        **{f"{side}_layers": 2 for side in ("encoder", "decoder")},
+        **{f"{side}_attention_heads": 2 for side in ("encoder", "decoder")},
+        **{f"{side}_ffn_dim": 32 for side in ("encoder", "decoder")},
+        activation_function="relu",
+        scale_embedding=True,
+        dropout=0.0,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+        decoder_start_token_id=PAD,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = MarianMTModel(config)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.3 * torch.randn_like(parameter)
+    model.final_logits_bias[0, EOS] = 3.0  # else hardly any text ends
+    return model.eval()
+
+
+def sources(n, vocab_size=60, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        ([*rng.integers(2, vocab_size, rng.integers(1, 12)).tolist(), EOS], [EOS]) for _ in range(n)
+    ]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0, 2.0])
+@pytest.mark.parametrize("n_beams", [2, 4, 5])
+def test_beam_search_is_that_of_transformers(n_beams, alpha):
+    theirs, n_new = loud_marian(), 14
+    theirs.generation_config.bad_words_ids = None
+    ours = from_hf(theirs)
+    batch = pair_batch(sources(24), range(24))
+    given = batch["input_ids"], batch["attention_mask"]
+    settings = search_settings(n_beams, alpha, n_new) | {"bad_words_ids": None}
+    found = theirs.generate(
+        given[0],
+        attention_mask=given[1],
+        **settings,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    with torch.inference_mode():
+        reader = SourceReader(ours, *given, n_beams, n_new)
+    here = beam_search(reader, 24, n_beams, n_new, alpha)
+    lengths = set()
+    for (text, score), row, their_score in zip(
+        here, found.sequences.tolist(), found.sequences_scores.tolist(), strict=True
+    ):
+        ids = row[1:]
+        ids = ids[: ids.index(EOS)] if EOS in ids else ids
+        assert text == ids[: len(text)] and set(ids[len(text) :]) <= {PAD}
+        assert score == pytest.approx(their_score, abs=1e-4)
+        lengths.add(len(text))
+    if alpha >= 1:  # with less, these weights prefer the empty text, as many do
+        assert len(lengths) > 2
+
+
+def test_greedy_is_a_beam_of_one():
+    theirs = loud_marian(1)
+    batch = pair_batch(sources(16, seed=1), range(16))
+    given = batch["input_ids"], batch["attention_mask"]
+    settings = search_settings(1, 1.0, 14) | {"bad_words_ids": None}
+    there = theirs.generate(given[0], attention_mask=given[1], **settings)
+    with torch.inference_mode():
+        reader = SourceReader(from_hf(theirs), *given, 1, 14)
+    for (text, _), row in zip(beam_search(reader, 16, 1, 14), there[:, 1:].tolist(), strict=True):
+        assert text == (row[: row.index(EOS)] if EOS in row else row)[: len(text)]
+
+
+def small_translator(tmp_path):
+    texts = [t for r in gettext_pairs(["sphinx"])[:300] for t in (r["en"], r["zh"])]
+    bpe = shared_bpe([hide(t)[0] for t in texts], 600)
+    config = translator_config(600, 48, 2, 2, 16, 0.1)
+    model = EncoderDecoder(config, torch.Generator().manual_seed(0)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)
+    save_translator(tmp_path, model, bpe, ("en", "zh"), 3, 1.0)
+    return model, bpe
+
+
+def test_what_is_stored_opens_in_the_library_with_equal_logits(tmp_path):
+    model, bpe = small_translator(tmp_path)
+    theirs = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, use_safetensors=True).eval()
+    assert type(theirs) is MarianMTModel
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["Open the file", "build finished with problems"]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    assert [bpe.encode(t).ids for t in texts] == [
+        [i for i in row if i != PAD] for row in batch["input_ids"].tolist()
+    ]
+    begins = torch.tensor([[PAD, 5, 6, 7]] * 2)
+    with torch.inference_mode():
+        there = theirs(batch["input_ids"], batch["attention_mask"], decoder_input_ids=begins).logits
+        here = model(batch["input_ids"], begins, batch["attention_mask"])
+    torch.testing.assert_close(here, there, atol=1e-4, rtol=0)
+    settings = theirs.generation_config
+    assert (settings.num_beams, settings.max_length, settings.forced_eos_token_id) == (3, 49, None)
+
+
+def test_back_translation_of_the_course_opens_it(tmp_path):
+    small_translator(tmp_path)
+    out = load_translator(tmp_path)(["Open the file", ""])
+    assert len(out) == 2 and out[1] == ""
+
+
+# ── sacreBLEU: no dependency of the course, compared where it is installed ──────────────────────
+
+
+def drawn_texts(n=400):
+    "Real messages, and the same with words lost, doubled and exchanged."
+    rng, rows = random.Random(0), gettext_pairs()
+    rows = rng.sample(rows, n)
+
+    def spoilt(text, joiner):
+        parts = text.split() if joiner else list(text)
+        parts = [p for p in parts if rng.random() > 0.2] + parts[: rng.randrange(3)]
+        if rng.random() < 0.3:
+            rng.shuffle(parts)
+        return joiner.join(parts)
+
+    return {
+        "en": ([spoilt(r["en"], " ") for r in rows], [r["en"] for r in rows]),
+        "zh": ([spoilt(r["zh"], "") for r in rows], [r["zh"] for r in rows]),
+    }
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_bleu_is_that_of_sacrebleu(language):
+    sacrebleu = pytest.importorskip("sacrebleu")
+    out, ref = drawn_texts()[language]
+    name = signature("bleu", language).split("tok:")[1].split("|")[0]
+    scorer = sacrebleu.BLEU(tokenize=name)
+    assert bleu(bleu_counts(out, ref, language)) == pytest.approx(
+        scorer.corpus_score(out, [ref]).score, abs=1e-9
+    )
+    ours, theirs = signature("bleu", language), str(scorer.get_signature())
+    assert ours.rsplit("|", 1)[0] == theirs.rsplit("|", 1)[0]
+    for some in range(0, 400, 7):  # one sentence, where precisions are 0
+        alone = scorer.corpus_score(out[some : some + 1], [ref[some : some + 1]]).score
+        counts = bleu_counts(out[some : some + 1], ref[some : some + 1], language)
+        assert bleu(counts) == pytest.approx(alone, abs=1e-9)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_chrf_is_that_of_sacrebleu(language):
+    sacrebleu = pytest.importorskip("sacrebleu")
+    out, ref = drawn_texts()[language]
+    scorer = sacrebleu.CHRF()
+    assert chrf(chrf_counts(out, ref)) == pytest.approx(
+        scorer.corpus_score(out, [ref]).score, abs=1e-9
+    )
+    ours, theirs = signature("chrf", language), str(scorer.get_signature())
+    assert ours.rsplit("|", 1)[0] == theirs.rsplit("|", 1)[0]
+
+
+def test_cuts_are_those_of_sacrebleu():
+    pytest.importorskip("sacrebleu")
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+    from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
+
+    rng = random.Random(1)
+    texts = [t for pair in drawn_texts().values() for side in pair for t in side]
+    texts += ["".join(chr(rng.randrange(32, 0x3500)) for _ in range(30)) for _ in range(500)]
+    texts += ["".join(chr(rng.randrange(0xF800, 0xFFF0)) for _ in range(30)) for _ in range(200)]
+    for text in texts:
+        assert cut_13a(text) == Tokenizer13a()(text.rstrip()).split(), text
+        assert cut_zh(text) == TokenizerZh()(text.rstrip()).split(), text
