@@ -24,8 +24,7 @@ from llmchain.finetune.translation import (
     chrf,
     chrf_counts,
     count_kept,
-    cut_13a,
-    cut_zh,
+    cut,
     encode_sides,
     error_kinds,
     gettext_pairs,
@@ -483,8 +482,8 @@ def test_bleu_of_a_set_is_no_mean_of_sentences():
 
 
 def test_the_scorer_cuts_plain_text_itself():
-    assert cut_13a("1,000.5 dollars, R&amp;D.") == ["1,000.5", "dollars", ",", "R", "&", "D", "."]
-    assert cut_zh("打开JupyterLab，“好”。") == [*"打开", "JupyterLab", *"，“好”。"]
+    assert cut("1,000.5 dollars, R&amp;D.", "en") == ["1,000.5", "dollars", ",", "R", "&", "D", "."]
+    assert cut("打开JupyterLab，“好”。", "zh") == [*"打开", "JupyterLab", *"，“好”。"]
     with pytest.raises(ValueError, match="2 outputs and 1 references"):
         bleu_counts(["a", "b"], ["a"], "en")
 

@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+import sacrebleu
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MarianConfig, MarianMTModel
 
@@ -17,8 +18,6 @@ from llmchain.finetune.translation import (
     bleu_counts,
     chrf,
     chrf_counts,
-    cut_13a,
-    cut_zh,
     gettext_pairs,
     hide,
     pair_batch,
@@ -168,15 +167,13 @@ def drawn_texts(n=400):
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_bleu_is_that_of_sacrebleu(language):
-    sacrebleu = pytest.importorskip("sacrebleu")
     out, ref = drawn_texts()[language]
     name = signature("bleu", language).split("tok:")[1].split("|")[0]
     scorer = sacrebleu.BLEU(tokenize=name)
     assert bleu(bleu_counts(out, ref, language)) == pytest.approx(
         scorer.corpus_score(out, [ref]).score, abs=1e-9
     )
-    ours, theirs = signature("bleu", language), str(scorer.get_signature())
-    assert ours.rsplit("|", 1)[0] == theirs.rsplit("|", 1)[0]
+    assert signature("bleu", language) == str(scorer.get_signature())
     for some in range(0, 400, 7):  # one sentence, where precisions are 0
         alone = scorer.corpus_score(out[some : some + 1], [ref[some : some + 1]]).score
         counts = bleu_counts(out[some : some + 1], ref[some : some + 1], language)
@@ -185,25 +182,9 @@ def test_bleu_is_that_of_sacrebleu(language):
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_chrf_is_that_of_sacrebleu(language):
-    sacrebleu = pytest.importorskip("sacrebleu")
     out, ref = drawn_texts()[language]
     scorer = sacrebleu.CHRF()
     assert chrf(chrf_counts(out, ref)) == pytest.approx(
         scorer.corpus_score(out, [ref]).score, abs=1e-9
     )
-    ours, theirs = signature("chrf", language), str(scorer.get_signature())
-    assert ours.rsplit("|", 1)[0] == theirs.rsplit("|", 1)[0]
-
-
-def test_cuts_are_those_of_sacrebleu():
-    pytest.importorskip("sacrebleu")
-    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-    from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
-
-    rng = random.Random(1)
-    texts = [t for pair in drawn_texts().values() for side in pair for t in side]
-    texts += ["".join(chr(rng.randrange(32, 0x3500)) for _ in range(30)) for _ in range(500)]
-    texts += ["".join(chr(rng.randrange(0xF800, 0xFFF0)) for _ in range(30)) for _ in range(200)]
-    for text in texts:
-        assert cut_13a(text) == Tokenizer13a()(text.rstrip()).split(), text
-        assert cut_zh(text) == TokenizerZh()(text.rstrip()).split(), text
+    assert signature("chrf", language) == str(scorer.get_signature())

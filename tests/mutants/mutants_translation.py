@@ -94,8 +94,8 @@ MUTANTS = [
     dict(
         name="BLEU on tokens of the wrong language",
         module=MODULE,
-        old="cut = CUTTERS[language][1]",
-        new="cut = str.split",
+        old="CUTTERS[language][1](text.rstrip()).split()",
+        new="text.split()",
         why="The text is taken as it is, already apart at its spaces: Chinese has none, and a full stop is part of its word.",
         killed_by=f"{TESTS}::test_bleu_is_given_plain_text",
     ),
