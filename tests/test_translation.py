@@ -379,6 +379,20 @@ def test_the_end_is_scored_and_counted():
     assert mean == pytest.approx(math.log(0.6 * 0.9) / 3, abs=1e-6)  # two tokens and the end
 
 
+def test_an_end_among_the_best_leaves_room_for_who_goes_on():
+    class Early(Table):
+        "The end is likeliest at once; the least likely beginning ends for certain."
+
+        def log_p(self, sentence, beginning):
+            p = {(): [0.4, 0, 0.35, 0.25], (3,): [1.0, 0, 0, 0]}.get(
+                beginning, [0.34, 0, 0.33, 0.33]
+            )
+            return torch.tensor(p).log().clamp(min=-1e9)
+
+    text, score = beam_search(Early(0, n_tokens=4), 1, 2, 4, 1.2)[0]
+    assert text == [3] and score == pytest.approx(math.log(0.25) / 2**1.2, abs=1e-6)
+
+
 def test_a_larger_penalty_never_shortens():
     lengths = []
     for alpha in (-2.0, 0.0, 1.0, 3.0):

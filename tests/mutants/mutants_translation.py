@@ -73,7 +73,7 @@ MUTANTS = [
         old="total, place = total.topk(min(2 * log_p.size(1), total.size(1)))",
         new="total, place = total.topk(min(log_p.size(1), total.size(1)))",
         why="K extensions seem enough for K hypotheses, until some of them end: the beam runs dry.",
-        killed_by="tests/equality/test_translation.py::test_beam_search_is_that_of_transformers[4-1.0]",
+        killed_by=f"{TESTS}::test_an_end_among_the_best_leaves_room_for_who_goes_on",
     ),
     dict(
         name="the cache does not follow its hypotheses",
