@@ -38,8 +38,7 @@ def made() -> Any:
         model.logits_bias[0, EOS] = 4.0  # else no text would end before the last step
     ids = {"pad_token_id": PAD, "eos_token_id": EOS, "decoder_start_token_id": PAD}
     theirs = to_hf(model, **ids).eval()
-    settings = search_settings(BEAMS, 1.0, N_NEW)
-    theirs.generation_config.update(**settings | {"bad_words_ids": None})
+    theirs.generation_config.update(**search_settings(BEAMS, 1.0, N_NEW))
     return theirs
 
 

@@ -7,8 +7,8 @@ __all__ = ['PACKAGES', 'IDEOGRAPH', 'LETTERS', 'LONGEST', 'PLACEHOLDER', 'SLOTS'
            'is_translated', 'gettext_pairs', 'check_pair', 'read_pairs', 'placeholders', 'hide', 'reveal', 'count_kept',
            'pattern', 'pair_groups', 'split_groups', 'refuse_leaks', 'shared_bpe', 'encode_sides', 'token_batches',
            'pair_padding', 'pair_batch', 'pair_epochs', 'translator_config', 'TranslationObjective', 'ranked',
-           'Finished', 'extend', 'beam_search', 'SourceReader', 'attended', 'read_step', 'encoded_sources', 'translate',
-           'cut', 'bleu_counts', 'bleu', 'chrf_counts', 'chrf', 'signature', 'ibm_model_1', 'split_words', 'look_up',
+           'Finished', 'extend', 'beam_search', 'SourceReader', 'attended', 'encoded_sources', 'translate', 'cut',
+           'bleu_counts', 'bleu', 'chrf_counts', 'chrf', 'signature', 'ibm_model_1', 'split_words', 'look_up',
            'safe_or_source', 'error_kinds', 'search_settings', 'save_translator', 'load_course_translator']
 
 # %% ../../nbs/03_finetuning/14_translation.ipynb #9a79a0bc
@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from sacrebleu import BLEU, CHRF
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
@@ -551,19 +552,20 @@ def attended(
     mixed = F.scaled_dot_product_attention(q, k, v, visible)
     return layer.out(mixed.transpose(1, 2).flatten(2))
 
-# %% ../../nbs/03_finetuning/14_translation.ipynb #6274c02b
-def read_step(
-    reader: SourceReader,  # is told one more token of each hypothesis
+# %% ../../nbs/03_finetuning/14_translation.ipynb #9a93cae4
+@patch
+def __call__(
+    self: SourceReader,
     tokens: Tensor,  # (B, K) last token of each hypothesis
     parents: Tensor | None,  # (B, K) which hypothesis it extends; None at the first step
 ) -> Tensor:  # (B, K, V) log p of the next token
     "One step of the decoder for all hypotheses (Pope et al. 2022, on the cache)."
-    model, n_beams = reader.model, reader.n_beams
+    model, n_beams = self.model, self.n_beams
     if parents is not None:
-        reader.reorder(parents)
-    place = torch.tensor([reader.n_written])
+        self.reorder(parents)
+    place = torch.tensor([self.n_written])
     x = model.decoder.embedding(tokens.reshape(-1, 1), place)  # (B·K, 1, C)
-    for block, own, (k, v) in zip(model.decoder.blocks, reader.own, reader.cross, strict=True):
+    for block, own, (k, v) in zip(model.decoder.blocks, self.own, self.cross, strict=True):
 
         def look_back(y, layer=block.attention, cache=own):
             return attended(layer, layer.queries(y), *cache.append(*layer.keys_values(y)))
@@ -572,17 +574,15 @@ def read_step(
             asked = layer.queries(
                 y.view(-1, n_beams, y.size(2))
             )  # (B, H, K, D): one sentence, K queries
-            return attended(layer, asked, k, v, reader.visible).view(-1, 1, y.size(2))
+            return attended(layer, asked, k, v, self.visible).view(-1, 1, y.size(2))
 
         x = block.residual(x, block.norm_1, look_back)
         x = block.residual(x, block.norm_cross, look_across)
         x = block.residual(x, block.norm_2, block.mlp)
-    reader.n_written += 1
-    logits = model.logits(model.decoder.norm(x)).float()  # (B·K, 1, V)
-    return logits.log_softmax(-1).view(-1, n_beams, logits.size(-1))
-
-
-SourceReader.__call__ = read_step
+    self.n_written += 1
+    log_p = model.logits(model.decoder.norm(x)).float().log_softmax(-1)  # (B·K, 1, V)
+    log_p[..., PAD] = -math.inf  # what nobody was taught must not be written
+    return log_p.view(-1, n_beams, log_p.size(-1))
 
 # %% ../../nbs/03_finetuning/14_translation.ipynb #67806815
 def encoded_sources(

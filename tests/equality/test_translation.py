@@ -67,11 +67,10 @@ def sources(n, vocab_size=60, seed=0):
 @pytest.mark.parametrize("n_beams", [2, 4, 5])
 def test_beam_search_is_that_of_transformers(n_beams, alpha):
     theirs, n_new = loud_marian(), 14
-    theirs.generation_config.bad_words_ids = None
     ours = from_hf(theirs)
     batch = pair_batch(sources(24), range(24))
     given = batch["input_ids"], batch["attention_mask"]
-    settings = search_settings(n_beams, alpha, n_new) | {"bad_words_ids": None}
+    settings = search_settings(n_beams, alpha, n_new)
     found = theirs.generate(
         given[0],
         attention_mask=given[1],
@@ -99,7 +98,7 @@ def test_greedy_is_a_beam_of_one():
     theirs = loud_marian(1)
     batch = pair_batch(sources(16, seed=1), range(16))
     given = batch["input_ids"], batch["attention_mask"]
-    settings = search_settings(1, 1.0, 14) | {"bad_words_ids": None}
+    settings = search_settings(1, 1.0, 14)
     there = theirs.generate(given[0], attention_mask=given[1], **settings)
     with torch.inference_mode():
         reader = SourceReader(from_hf(theirs), *given, 1, 14)
