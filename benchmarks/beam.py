@@ -1,7 +1,8 @@
 """Beam search: our `beam_search` beside `generate` of transformers, the same weights, the same translations.
 
-A Marian of random, loud weights is made on the spot (the size of 14_translation at profile cpu) and translates 96
-sources of random tokens in batches of 16, with four hypotheses and the library's default settings. `quality` holds a
+A small Marian of random, loud weights is made on the spot and translates 96 sources of random tokens in batches of 16,
+with four hypotheses and the library's default settings. No text of it ends before the last step (`cut` counts them), so
+what a search saves when texts end early is not measured. `quality` holds a
 hash of all tokens: it is the same for both, or they did not do the same work."""
 
 import hashlib
@@ -22,7 +23,7 @@ def commands(folder: Path) -> dict[str, list[list[str]]]:
 
 
 def made() -> Any:
-    """A Marian that is sure of what it says, and ends now and then."""
+    """A Marian that is sure of what it says."""
     import torch
 
     from llmchain.finetune.translation import EOS, PAD, search_settings, translator_config
@@ -35,7 +36,7 @@ def made() -> Any:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.add_((0.08 if "embedding" in name else 0.05) * noise)
-        model.logits_bias[0, EOS] = 4.0  # else no text would end before the last step
+        model.logits_bias[0, EOS] = 4.0  # an end is among what is considered
     ids = {"pad_token_id": PAD, "eos_token_id": EOS, "decoder_start_token_id": PAD}
     theirs = to_hf(model, **ids).eval()
     theirs.generation_config.update(**search_settings(BEAMS, 1.0, N_NEW))

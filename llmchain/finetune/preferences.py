@@ -468,10 +468,8 @@ class RewardModel(nn.Module):
         self.gpt, self.config = gpt, gpt.config
         with torch.random.fork_rng(devices=[]):  # the layer's own initial draw is thrown away
             self.head = nn.Linear(gpt.config.n_embd, 1)
-        (
-            nn.init.zeros_(self.head.weight),
-            nn.init.zeros_(self.head.bias),
-        )  # all answers alike at first
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)  # all answers alike at first
 
     def forward(
         self,
