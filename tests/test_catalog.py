@@ -69,6 +69,49 @@ def test_auto_is_local_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert catalog.resolve_tier("sentiment_en", "auto", ROOT) == "local"
 
 
+def package(folder: Path, name: str, *lines: str) -> None:
+    """What pip leaves of an installed package."""
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    told = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 1.0", *lines]
+    (info / "METADATA").write_text("\n".join(told) + "\n")
+
+
+def forget() -> None:
+    """What was read of the environment is read again."""
+    catalog.course_packages.cache_clear()
+    catalog.installed.cache_clear()
+
+
+def test_what_the_reader_installs_besides_is_not_of_the_course(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Needs of needs count, extras and markers as asked for; a peer of the benchmarks does not."""
+    extras = "Provides-Extra: app", "Provides-Extra: bench"
+    needs = "Requires-Dist: Near_By[big]", 'Requires-Dist: server; extra == "app"', 'Requires-Dist: peer; extra == "bench"'  # fmt: skip
+    package(tmp_path, "llmchain", *extras, *needs)
+    wanted = 'Requires-Dist: far; extra == "big"', 'Requires-Dist: unasked; extra == "small"'
+    package(tmp_path, "near-by", "Requires-Dist: missing>=2", *wanted)
+    package(tmp_path, "far", "Requires-Dist: llmchain", 'Requires-Dist: old; python_version < "3"')
+    for name in ("server", "peer", "unasked", "old", "yours"):
+        package(tmp_path, name)
+    found = list(catalog.metadata.distributions(path=[str(tmp_path)]))
+    monkeypatch.setattr(catalog.metadata, "distributions", lambda: found)
+    forget()
+    try:
+        assert catalog.course_packages() == {"near-by", "far", "server"}
+        before = catalog.environment_fingerprint()
+        found[:] = [d for d in found if d.metadata["Name"] != "yours"]
+        forget()
+        assert catalog.environment_fingerprint() == before
+        found[:] = [d for d in found if d.metadata["Name"] not in ("llmchain", "far")]
+        forget()
+        assert catalog.course_packages() == {"near-by", "server", "peer", "unasked", "old"}
+        assert catalog.environment_fingerprint() != before
+    finally:
+        forget()
+
+
 def test_rated_sentences_of_the_source_distribution() -> None:
     found = catalog.find("sentiment_en", "embedded", ROOT)
     splits = {s: found.rows(s) for s in ("train", "validation", "test")}

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastcore.basics import patch
+from packaging.utils import canonicalize_name
 
 from .reading import leads_out, read_inside
 from llmchain.data.rows import (
@@ -41,16 +42,15 @@ from llmchain.data.rows import (
     size_in_bytes,
     spool,
 )
+from ..workbench.catalog import course_packages
 
 # %% ../../nbs/01_data/01_collect.ipynb #dddb412b
-def distributions(
-    exclude: tuple[str, ...] = ("llmchain",),  # names to leave out, in lower case
-) -> list[importlib.metadata.Distribution]:  # one per name, sorted by name
-    "The installed distributions; of two with one name the first on the path counts, as in imports."
-    found = {}
+def distributions() -> list[importlib.metadata.Distribution]:  # one per name, sorted by name
+    "The installed distributions that the course asks for; of two with one name the first counts, as in imports."
+    wanted, found = course_packages(), {}
     for distribution in importlib.metadata.distributions():
-        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
-        if name and name not in exclude:
+        name = canonicalize_name(distribution.metadata["Name"] or "")
+        if name in wanted:
             found.setdefault(name, distribution)
     return [found[name] for name in sorted(found)]
 

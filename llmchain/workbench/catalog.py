@@ -24,6 +24,7 @@ from llmchain.workbench.contract import nearest, project_root
 from llmchain.workbench.store import read_json, sha256
 
 TIERS = ("embedded", "local", "hub")
+PEERS = "bench"  # our extra whose packages only benchmarks use
 MEMBER_LIMIT = 64_000_000  # bytes read from one member of an archive: larger is not one of ours
 
 
@@ -200,10 +201,39 @@ def installed() -> dict[str, str]:
     return {name: version for name, version in sorted(found, key=str) if name}
 
 
+@functools.cache
+def course_packages() -> frozenset[str]:
+    """Names, normalised, of the installed packages that this one asks for, at any depth, without the extra PEERS.
+
+    What a reader installs beside them must not change the text that the models learn from. Everything installed, if
+    this package runs from a folder and was not installed itself: then nobody says what it asks for."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    found = {canonicalize_name(d.metadata["Name"]): d for d in metadata.distributions() if d.metadata["Name"]}  # fmt: skip
+    own = canonicalize_name("llmchain")
+    if own not in found:
+        return frozenset(found)
+    extras = found[own].metadata.get_all("Provides-Extra") or []
+    todo = [(own, extra) for extra in ["", *extras] if extra != PEERS]
+    seen = set()
+    while todo:
+        name, extra = todo.pop()
+        if (name, extra) in seen or name not in found:
+            continue
+        seen.add((name, extra))
+        for needed in map(Requirement, found[name].requires or []):
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                todo += [(canonicalize_name(needed.name), e) for e in ["", *needed.extras]]
+    return frozenset(name for name, _ in seen) - {own}
+
+
 def environment_fingerprint() -> str:
-    """Hash of the names and versions of all installed packages but this one."""
-    found = {name.lower(): version for name, version in installed().items()}
-    return _digest([f"{n}=={v}" for n, v in sorted(found.items()) if n != "llmchain"])
+    """Hash of the names and versions of the packages that the course asks for."""
+    from packaging.utils import canonicalize_name
+
+    found = {canonicalize_name(name): version for name, version in installed().items()}
+    return _digest([f"{n}=={v}" for n, v in sorted(found.items()) if n in course_packages()])
 
 
 def _digest(lines: list[str]) -> str:
