@@ -3,7 +3,8 @@
 One size for all: width 256, depth 4, 4 heads, context 256, the vocabulary of the course (4096), the tokens of
 07_objectives at profile cpu, no dropout. nanoGPT's recipe, written here in our own words, trains for SECONDS and its
 validation loss is the target; the others train until they are under it. The clock stands still while the loss is
-measured, the same way for all, on the same held-out tokens.
+measured, the same way for all, on the same held-out tokens. Where there is a GPU, the trunk of GPT-2 124M at its context
+of 1024, in bf16 for all, nanoGPT's model and ours compiled: that has not been run yet, and nobody's rate was searched.
 
 Learning rates fall to the end of a budget, so everybody has one: steps are timed first, and as many are planned as fit.
 The Trainer has its defaults but for the learning rate (its own, 5e-5, is one for fine-tuning). RATES are the best of
@@ -12,6 +13,7 @@ here. Others can be tried over a given number of steps with
 `python benchmarks/clm.py <who> <data> <folder> <rate> <steps>`. Who is not under the target when the budget ends
 keeps the time that it took, and `quality` says so; ours fails then."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -19,19 +21,65 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 UNIT = "seconds of training to the validation loss of nanoGPT's recipe after 150 s"
 GOALS = {"nanogpt": 1.2, "trainer": 1.6}
+MEMORY = 1.0  # of a peer's peak, at most
 WARM_UP = False  # a contender takes minutes; what is loaded in them does not matter
 SECONDS = 150.0
 # ours where the processor has bf16, and where it has not: a plan too short ends over the target, one too long is late
 OURS = {"bf16": 90.0, "fp32": 120.0}
 BUDGETS = {"nanogpt": SECONDS, "trainer": 240.0}
-RATES = {"ours": 3e-3, "nanogpt": 2e-3, "trainer": 5e-4}
-BATCH, CONTEXT, WIDTH, DEPTH, HEADS = 8, 256, 256, 4, 4
+RATES = {
+    "cpu": {"ours": 3e-3, "nanogpt": 2e-3, "trainer": 5e-4},
+    "cuda": {"ours": 2e-3, "nanogpt": 6e-4, "trainer": 6e-4},  # not searched
+}
 EVALUATIONS, HELD_OUT = 30, 16_384
+
+
+@dataclass(frozen=True)
+class Size:
+    """What all contenders have in common: the model, the rows of a step, where it trains."""
+
+    width: int = 256
+    depth: int = 4
+    heads: int = 4
+    context: int = 256
+    batch: int = 8
+    device: str = "cpu"
+
+    def matrices(self, vocab_size: int, scored: float = 1.0) -> int:
+        """Weights that multiply for a token: four of C² in attention, eight in the MLP, C for each word scored."""
+        return 12 * self.depth * self.width**2 + int(scored * vocab_size * self.width)
+
+
+SIZES = {"cpu": Size(), "cuda": Size(768, 12, 12, 1024, 16, "cuda")}
+
+
+def size_here() -> Size:
+    """That of the machine's device."""
+    import torch
+
+    return SIZES["cuda" if torch.cuda.is_available() else "cpu"]
+
+
+def clock(device: str) -> float:
+    """Seconds, when all that was asked of the device is done."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def precision_of(at: Size) -> str:
+    """That of our loop: bf16 where the device computes in it."""
+    from llmchain.pretrain.gpt import choose_precision
+
+    return "bf16" if at.device == "cuda" else choose_precision("auto")
 
 
 def artifact(name: str, chapter: str, *words: str) -> Path:
@@ -75,19 +123,24 @@ class Race:
         budget: float,
         sets_target: bool = False,
         steps: int = 0,
+        at: Size = SIZES["cpu"],
+        target: float = 0.0,
     ) -> None:
-        self.file, self.loss, self.budget, self.steps = folder / "target.json", loss, budget, steps
+        self.at, self.file = at, folder / "target.json"
+        self.loss, self.budget, self.steps = loss, budget, steps
         self.sets_target = sets_target = sets_target or steps > 0  # a search runs to its end
-        self.target = -math.inf if sets_target else json.loads(self.file.read_text())["loss"]
+        if not target:
+            target = -math.inf if sets_target else json.loads(self.file.read_text())["loss"]
+        self.target = target
         self.seconds, self.curve = 0.0, []  # type: ignore[var-annotated]
 
     def planned(self, step: Callable[[int], Any], n: int = 6) -> int:
         """Steps that fit into the budget, from the median time of a few; those of a search are given."""
         times = []
         for number in range(n):
-            begun = time.perf_counter()
+            begun = clock(self.at.device)
             step(number)
-            times.append(time.perf_counter() - begun)
+            times.append(clock(self.at.device) - begun)
         return self.steps or max(EVALUATIONS, int(self.budget / sorted(times)[n // 2]))
 
     def is_due(self, done: int, n_steps: int) -> bool:
@@ -127,39 +180,39 @@ class Race:
         else:
             quality |= {"target": round(self.target, 4), "under_target": loss <= self.target}
         speed = tokens / self.seconds
-        flops = speed * flops_per_token(n_matrix, DEPTH, WIDTH, CONTEXT)
-        ceiling = matmul_flops_per_second(precision)  # of this machine, now, in the same precision
+        at = self.at
+        flops = speed * flops_per_token(n_matrix, at.depth, at.width, at.context)
+        ceiling = matmul_flops_per_second(precision, at.device)  # of this machine, now
         quality |= {"steps": n_steps, "tokens_per_second": round(speed), "precision": precision}
         quality |= {"gflops": round(flops / 1e9), "ceiling_gflops": round(ceiling / 1e9)}
         quality["of_ceiling"] = round(flops / ceiling, 3)
+        if at.device == "cuda":
+            import torch
+
+            quality["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6)
         return {"value": self.seconds, "quality": quality}
 
 
-def matrices_of(vocab_size: int, scored: float = 1.0) -> int:
-    """Weights that multiply for a token: four of C² in attention, eight in the MLP, and C for each word scored."""
-    return 12 * DEPTH * WIDTH**2 + int(scored * vocab_size * WIDTH)
-
-
-def blocks(stream: Any, seed: int = 0) -> Iterator[Any]:
-    """Batches of random blocks, as nanoGPT draws them: (BATCH, CONTEXT + 1)."""
+def blocks(stream: Any, at: Size, seed: int = 0) -> Iterator[Any]:
+    """Batches of random blocks, as nanoGPT draws them: (batch, context + 1)."""
     import numpy as np
     import torch
 
     rng = np.random.default_rng(seed)
     while True:
-        starts = rng.integers(0, len(stream) - CONTEXT - 1, BATCH)
-        places = starts[:, None] + np.arange(CONTEXT + 1)
-        yield torch.from_numpy(np.asarray(stream)[places].astype(np.int64))
+        starts = rng.integers(0, len(stream) - at.context - 1, at.batch)
+        places = starts[:, None] + np.arange(at.context + 1)
+        yield torch.from_numpy(np.asarray(stream)[places].astype(np.int64)).to(at.device)
 
 
-def held_out(stream: Any) -> Any:
-    """(N, CONTEXT + 1) held-out tokens."""
+def held_out(stream: Any, at: Size) -> Any:
+    """(N, context + 1) held-out tokens."""
     import numpy as np
     import torch
 
-    n = HELD_OUT // CONTEXT
-    places = np.arange(n)[:, None] * CONTEXT + np.arange(CONTEXT + 1)
-    return torch.from_numpy(np.asarray(stream)[places].astype(np.int64))
+    n = HELD_OUT // at.context
+    places = np.arange(n)[:, None] * at.context + np.arange(at.context + 1)
+    return torch.from_numpy(np.asarray(stream)[places].astype(np.int64)).to(at.device)
 
 
 def mean_loss(logits_of: Callable[[Any], Any], windows: Any) -> float:
@@ -181,9 +234,10 @@ def mean_loss(logits_of: Callable[[Any], Any], windows: Any) -> float:
 
 
 def nanogpt(
-    train: Any, windows: Any, vocab_size: int, folder: Path, rate: float, steps: int
+    train: Any, windows: Any, vocab_size: int, folder: Path, rate: float, steps: int, at: Size
 ) -> dict[str, Any]:
-    """Its loop: random blocks, AdamW with decay on matrices, warm-up, cosine to a tenth, clipping; fp32."""
+    """Its loop: random blocks, AdamW with decay on matrices, warm-up, cosine to a tenth, clipping; fp32 on
+    a processor, compiled and in bf16 on a GPU, as its own settings have it."""
     import torch
     import torch.nn.functional as F
     from torch import nn
@@ -191,15 +245,15 @@ def nanogpt(
     class Layer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.before, self.after = (nn.LayerNorm(WIDTH, bias=False) for _ in range(2))
-            self.qkv, self.out = (nn.Linear(WIDTH, n * WIDTH, bias=False) for n in (3, 1))
-            self.up = nn.Linear(WIDTH, 4 * WIDTH, bias=False)
-            self.down = nn.Linear(4 * WIDTH, WIDTH, bias=False)
+            self.before, self.after = (nn.LayerNorm(at.width, bias=False) for _ in range(2))
+            self.qkv, self.out = (nn.Linear(at.width, n * at.width, bias=False) for n in (3, 1))
+            self.up = nn.Linear(at.width, 4 * at.width, bias=False)
+            self.down = nn.Linear(4 * at.width, at.width, bias=False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            shape = (*x.shape[:2], HEADS, WIDTH // HEADS)
+            shape = (*x.shape[:2], at.heads, at.width // at.heads)
             q, k, v = (
-                t.view(shape).transpose(1, 2) for t in self.qkv(self.before(x)).split(WIDTH, 2)
+                t.view(shape).transpose(1, 2) for t in self.qkv(self.before(x)).split(at.width, 2)
             )
             seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = x + self.out(seen.transpose(1, 2).reshape(x.shape))
@@ -208,13 +262,14 @@ def nanogpt(
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.tokens, self.places = nn.Embedding(vocab_size, WIDTH), nn.Embedding(CONTEXT, WIDTH)
-            self.layers = nn.ModuleList(Layer() for _ in range(DEPTH))
-            self.norm = nn.LayerNorm(WIDTH, bias=False)
+            self.tokens = nn.Embedding(vocab_size, at.width)
+            self.places = nn.Embedding(at.context, at.width)
+            self.layers = nn.ModuleList(Layer() for _ in range(at.depth))
+            self.norm = nn.LayerNorm(at.width, bias=False)
             for name, p in self.named_parameters():
                 if p.dim() > 1:
                     residual = name.endswith(("out.weight", "down.weight"))
-                    nn.init.normal_(p, std=0.02 / (2 * DEPTH) ** 0.5 if residual else 0.02)
+                    nn.init.normal_(p, std=0.02 / (2 * at.depth) ** 0.5 if residual else 0.02)
 
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
             x = self.tokens(ids) + self.places.weight[: ids.size(1)]
@@ -223,20 +278,25 @@ def nanogpt(
             return self.norm(x) @ self.tokens.weight.T
 
     torch.manual_seed(0)
-    model = Model()
-    race = Race(folder, lambda: mean_loss(model, windows), BUDGETS["nanogpt"], True, steps)
+    model = Model().to(at.device)
+    autocast = contextlib.nullcontext()
+    if at.device == "cuda":
+        autocast = torch.autocast("cuda", torch.bfloat16)
+        model.compile()
+    race = Race(folder, lambda: mean_loss(model, windows), BUDGETS["nanogpt"], True, steps, at)
     matrices = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
-    drawn = blocks(train)
+    drawn = blocks(train, at)
 
     def step(scale: float) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate * scale
         part = next(drawn)
-        logits = model(part[:, :-1])
-        loss = F.cross_entropy(logits.view(-1, vocab_size), part[:, 1:].reshape(-1))
+        with autocast:
+            logits = model(part[:, :-1])
+            loss = F.cross_entropy(logits.view(-1, vocab_size), part[:, 1:].reshape(-1))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -244,42 +304,50 @@ def nanogpt(
 
     n_steps = race.planned(lambda number: step(0.0))
     for number in range(n_steps):
-        begun = time.perf_counter()
+        begun = clock(at.device)
         progress = max(0.0, (number - 100) / max(1, n_steps - 100))
         step(min((number + 1) / 100, 0.1 + 0.45 * (1 + math.cos(math.pi * progress))))
-        race.seconds += time.perf_counter() - begun
+        race.seconds += clock(at.device) - begun
     race.measured()
-    return race.told(n_steps, n_steps * BATCH * CONTEXT, matrices_of(vocab_size))
+    precision = "bf16" if at.device == "cuda" else "fp32"
+    n_matrix = at.matrices(vocab_size)
+    return race.told(n_steps, n_steps * at.batch * at.context, n_matrix, precision)
 
 
 def ours(
-    train: Any, windows: Any, vocab_size: int, folder: Path, rate: float, steps: int
-) -> dict[str, Any]:
-    """The model of 08_gpt, the loop of 10_training: Muon, bf16 where the processor has it."""
+    train: Any, windows: Any, vocab_size: int, folder: Path, rate: float, steps: int, at: Size,
+    target: float = 0.0, budget: float = 0.0,
+) -> dict[str, Any]:  # fmt: skip
+    """The model of 08_gpt, the loop of 10_training: Muon, bf16 where there is any. Its target is that of the round,
+    or one that is given with a budget of seconds."""
     import numpy as np
     import torch
 
-    from llmchain.pretrain.gpt import GPT, GPTConfig, choose_precision
+    from llmchain.pretrain.gpt import GPT, GPTConfig
     from llmchain.pretrain.objectives import CausalObjective, clm_batch
-    from llmchain.pretrain.training import make_optimizer, training_steps
+    from llmchain.pretrain.training import compiled, make_optimizer, training_steps
 
-    sizes = {"n_layer": DEPTH, "n_head": HEADS, "n_embd": WIDTH, "block_size": CONTEXT}
+    sizes = {"n_layer": at.depth, "n_head": at.heads, "n_embd": at.width}
+    sizes |= {"block_size": at.context}
     config = GPTConfig(vocab_size=vocab_size, dropout=0.0, **sizes)
-    model = GPT(config, torch.Generator().manual_seed(0))
-    stream, precision = np.asarray(train), choose_precision("auto")
-    race = Race(folder, lambda: mean_loss(model.eval(), windows), OURS[precision], steps=steps)
+    model = GPT(config, torch.Generator().manual_seed(0)).to(at.device)
+    stream, precision = np.asarray(train), precision_of(at)
+    loss = lambda: mean_loss(model.eval(), windows)  # noqa: E731
+    race = Race(folder, loss, budget or OURS[precision], steps=steps, at=at, target=target)
 
     def rows(schedule: Callable[[int], float], steps: range) -> Iterator[dict]:
         optimizer = make_optimizer(model, 0.1, (0.9, 0.99), muon=7.0)
-        batches = lambda step: clm_batch(stream, step, BATCH, CONTEXT, 0)  # noqa: E731
-        return training_steps(model, optimizer, CausalObjective(), batches, schedule, steps, precision=precision)  # fmt: skip
+        batches = lambda step: clm_batch(stream, step, at.batch, at.context, 0)  # noqa: E731
+        how = {"precision": precision, "device": at.device}
+        return training_steps(model, optimizer, CausalObjective(), batches, schedule, steps, **how)
 
-    done = race.follow(rows, lr=rate)
-    return race.told(done, done * BATCH * CONTEXT, matrices_of(vocab_size), precision)
+    with compiled(model) if at.device == "cuda" else contextlib.nullcontext():
+        done = race.follow(rows, lr=rate)
+    return race.told(done, done * at.batch * at.context, at.matrices(vocab_size), precision)
 
 
 def trainer(
-    train: Any, windows: Any, vocab_size: int, folder: Path, rate: float, steps: int
+    train: Any, windows: Any, vocab_size: int, folder: Path, rate: float, steps: int, at: Size
 ) -> dict[str, Any]:
     """GPT-2 of transformers under its Trainer."""
     import numpy as np
@@ -287,12 +355,13 @@ def trainer(
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    sizes = {"n_layer": DEPTH, "n_head": HEADS, "n_embd": WIDTH, "n_positions": CONTEXT}
+    on_gpu = at.device == "cuda"
+    sizes = {"n_layer": at.depth, "n_head": at.heads, "n_embd": at.width, "n_positions": at.context}
     off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, **sizes, **off))
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, **sizes, **off)).to(at.device)
     loss = lambda: mean_loss(lambda ids: model(ids).logits, windows)  # noqa: E731
-    race = Race(folder, loss, BUDGETS["trainer"], steps=steps)
-    drawn = blocks(train)
+    race = Race(folder, loss, BUDGETS["trainer"], steps=steps, at=at)
+    drawn = blocks(train, at)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
     def timed(number: int) -> None:
@@ -302,10 +371,11 @@ def trainer(
         optimizer.zero_grad()
 
     n_steps = race.planned(timed)
-    starts = np.random.default_rng(0).integers(0, len(train) - CONTEXT, n_steps * BATCH)
-    rows = [{"input_ids": (ids := np.asarray(train[s : s + CONTEXT]).astype(np.int64)), "labels": ids} for s in starts.tolist()]  # fmt: skip
-    n_done = run_trainer(model, rows, race, n_steps, BATCH, learning_rate=rate)
-    return race.told(n_done, n_done * BATCH * CONTEXT, matrices_of(vocab_size))
+    starts = np.random.default_rng(0).integers(0, len(train) - at.context, n_steps * at.batch)
+    rows = [{"input_ids": (ids := np.asarray(train[s : s + at.context]).astype(np.int64)), "labels": ids} for s in starts.tolist()]  # fmt: skip
+    n_done = run_trainer(model, rows, race, n_steps, at.batch, learning_rate=rate, bf16=on_gpu)
+    precision, n_matrix = "bf16" if on_gpu else "fp32", at.matrices(vocab_size)
+    return race.told(n_done, n_done * at.batch * at.context, n_matrix, precision)
 
 
 def run_trainer(model: Any, rows: list, race: Race, n_steps: int, batch: int, **how: Any) -> int:
@@ -319,18 +389,18 @@ def run_trainer(model: Any, rows: list, race: Race, n_steps: int, batch: int, **
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if not state.global_step:
-                self.begun = time.perf_counter()
+                self.begun = clock(race.at.device)
 
         def on_step_end(
             self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
         ) -> Any:
             if not race.is_due(state.global_step, n_steps):
                 return control
-            race.seconds += time.perf_counter() - self.begun
+            race.seconds += clock(race.at.device) - self.begun
             model.eval()
             control.should_training_stop |= race.measured()
             model.train()
-            self.begun = time.perf_counter()
+            self.begun = clock(race.at.device)
             return control
 
     collate = how.pop("data_collator", None)
@@ -343,7 +413,7 @@ def run_trainer(model: Any, rows: list, race: Race, n_steps: int, batch: int, **
             report_to=[],
             disable_tqdm=True,
             logging_strategy="no",
-            use_cpu=True,
+            use_cpu=race.at.device == "cpu",
             seed=0,
             **how,
         )
@@ -359,12 +429,12 @@ def main(
     """One contender; a rate and a number of steps are those of a search."""
     from llmchain.pretrain.objectives import load_clm
 
+    at = size_here()
     train, meta = load_clm(data, "train")
-    windows = held_out(load_clm(data, "validation")[0])
+    windows = held_out(load_clm(data, "validation")[0], at)
     contender = {"ours": ours, "nanogpt": nanogpt, "trainer": trainer}[who]
-    return contender(
-        train, windows, meta["vocab_size"], folder, float(rate) or RATES[who], int(steps)
-    )
+    rate = float(rate) or RATES[at.device][who]
+    return contender(train, windows, meta["vocab_size"], folder, rate, int(steps), at)
 
 
 if __name__ == "__main__":

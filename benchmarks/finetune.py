@@ -19,6 +19,7 @@ from typing import Any
 
 UNIT = "seconds to fine-tune on 2,400 sentences, one epoch"
 GOALS = {"trainer": 3.5, "trainer grouped": 1.8}
+EQUAL = {"accuracy": "plus_minus"}  # alike within twice its standard error
 N_TRAIN, N_TEST, BATCH, MAX_TOKENS, FROZEN = 2400, 1000, 32, 64, 3
 RATES = {"ours": 5e-4, "ours whole": 2e-4, "trainer": 2e-4, "trainer grouped": 2e-4}
 

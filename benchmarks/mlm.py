@@ -8,17 +8,19 @@ the same steps, and ours. Clock, budgets, the Trainer and the way to try another
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from clm import CONTEXT, DEPTH, HEADS, WIDTH, Race, artifact, command, matrices_of, run_trainer
+from clm import SIZES, Race, artifact, command, run_trainer
 
 UNIT = "seconds of training to the masked-word loss of the Trainer after 120 s"
 GOALS = {"trainer": 3.5, "trainer bf16": 2.8}
+MEMORY = 1.0  # of a peer's peak, at most
 WARM_UP = False
 SECONDS = 120.0
-BATCH = 16
+AT = replace(SIZES["cpu"], batch=16)
 HELD_OUT = 256  # pairs
 OUR_BUDGET = 20.0
 # The best of 1e-3, 1.5e-3, 2e-3, 2.5e-3, 3e-3 and 4e-3 (ours) and of 2.5e-4, 5e-4, 1e-3 and 2e-3 (the Trainer).
@@ -27,7 +29,7 @@ RATES = {"ours": 2.5e-3, "trainer": 5e-4}
 
 def commands(folder: Path) -> dict[str, list[list[str]]]:
     """The Trainer first: it sets the target of the round."""
-    words = ["-p", f"07_objectives.block_size={CONTEXT}"]
+    words = ["-p", f"07_objectives.block_size={AT.context}"]
     data = str(artifact("tokens/mlm", "07_objectives", *words))
     return {
         who: [command(__file__, who, data, folder)] for who in ("trainer", "ours", "trainer bf16")
@@ -76,20 +78,20 @@ def ours(data: Path, folder: Path, held: Held, rate: float, steps: int) -> dict[
     from llmchain.pretrain.training import make_optimizer, training_steps
 
     arrays, meta = load_mlm(data, "train")
-    sizes = {"n_layer": DEPTH, "n_head": HEADS, "n_embd": WIDTH, "n_inner": 4 * WIDTH}
-    config = BertConfig(vocab_size=meta["vocab_size"], block_size=CONTEXT, dropout=0.0, **sizes)
+    sizes = {"n_layer": AT.depth, "n_head": AT.heads, "n_embd": AT.width, "n_inner": 4 * AT.width}
+    config = BertConfig(vocab_size=meta["vocab_size"], block_size=AT.context, dropout=0.0, **sizes)
     model = BertPretraining(config, torch.Generator().manual_seed(0))
     precision = choose_precision("auto")
     race = Race(folder, lambda: held.loss(model.eval(), theirs=False), OUR_BUDGET, steps=steps)
 
     def rows(schedule: Any, steps: range) -> Iterator[dict]:
         optimizer = make_optimizer(model, 0.01, (0.9, 0.95), muon=20.0)
-        batches = lambda step: mlm_batch(arrays, step, BATCH, 0, meta)  # noqa: E731
+        batches = lambda step: mlm_batch(arrays, step, AT.batch, 0, meta)  # noqa: E731
         return training_steps(model, optimizer, MaskedObjective(), batches, schedule, steps, precision=precision)  # fmt: skip
 
     done = race.follow(rows, lr=rate)
-    n_matrix = matrices_of(meta["vocab_size"], scored=0.15)  # logits of masked words alone
-    return race.told(done, done * BATCH * CONTEXT, n_matrix, precision)
+    n_matrix = AT.matrices(meta["vocab_size"], scored=0.15)  # logits of masked words alone
+    return race.told(done, done * AT.batch * AT.context, n_matrix, precision)
 
 
 def trainer(
@@ -106,11 +108,11 @@ def trainer(
     model = BertForPreTraining(
         BertConfig(
             vocab_size=meta["vocab_size"],
-            hidden_size=WIDTH,
-            num_hidden_layers=DEPTH,
-            num_attention_heads=HEADS,
-            intermediate_size=4 * WIDTH,
-            max_position_embeddings=CONTEXT,
+            hidden_size=AT.width,
+            num_hidden_layers=AT.depth,
+            num_attention_heads=AT.heads,
+            intermediate_size=4 * AT.width,
+            max_position_embeddings=AT.context,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
         )
@@ -142,15 +144,15 @@ def trainer(
         rows, optimizer = Rows(), torch.optim.AdamW(model.parameters(), lr=0.0)
 
         def timed(number: int) -> None:
-            model(**collate([rows[number * BATCH + k] for k in range(BATCH)])).loss.backward()
+            model(**collate([rows[number * AT.batch + k] for k in range(AT.batch)])).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 
         n_steps = race.planned(timed)
     how = {"learning_rate": rate, "bf16": bf16, "remove_unused_columns": False}
-    done = run_trainer(model, Rows(), race, n_steps, BATCH, data_collator=collate, **how)  # type: ignore[arg-type]
-    n_matrix, precision = matrices_of(meta["vocab_size"]), "bf16" if bf16 else "fp32"
-    return race.told(done, done * BATCH * CONTEXT, n_matrix, precision)
+    done = run_trainer(model, Rows(), race, n_steps, AT.batch, data_collator=collate, **how)  # type: ignore[arg-type]
+    n_matrix, precision = AT.matrices(meta["vocab_size"]), "bf16" if bf16 else "fp32"
+    return race.told(done, done * AT.batch * AT.context, n_matrix, precision)
 
 
 def main(

@@ -5,12 +5,16 @@ A benchmark is `benchmarks/<name>.py` with
     UNIT      what is measured, as in "seconds" (less is better)
     GOALS     {peer: ratio of the peer's median to ours that we want}
     LIMIT     (may be left out) what our median should not exceed, in UNIT
+    EQUAL     (may be left out) {name in `quality`: name of its margin, or "" where both must say the
+              same}: what a peer with a goal and ours must share, or the ratio says nothing
+    MEMORY    (may be left out) our share of such a peer's peak memory, at most
     WARM_UP   (may be left out) False: no round that is not counted; for contenders of minutes
     commands(folder)  {"ours": [argv, …], peer: [argv, …], …}; the commands of one contender are run
                       one after the other, and `folder` is an empty one for their files
 
 Measured is the wall time of the commands. A command that measures something narrower prints
-`{"value": number, "quality": {…}}` as its last line; values of one contender are then added up.
+`{"value": number, "quality": {…}}` as its last line; values of one contender are then added up. A goal
+is reached by a ratio that is large enough, work that was equal in every round, and memory that fits.
 """
 
 import importlib.util
@@ -81,7 +85,22 @@ def run(name: str, rounds: int = 3) -> dict[str, Any]:
                 result = measure(commands)
                 if number:
                     found[who].append(result)
-    return summarise(name, module.UNIT, module.GOALS, found, getattr(module, "LIMIT", None))
+    more = {key.lower(): getattr(module, key, None) for key in ("LIMIT", "EQUAL", "MEMORY")}
+    return summarise(name, module.UNIT, module.GOALS, found, **more)
+
+
+def differs(ours: dict[str, Any], theirs: dict[str, Any], equal: dict[str, str]) -> list[str]:
+    """The qualities of `equal` in which a round of two contenders is not alike; one that is not told is not."""
+    wrong = []
+    for key, margin in equal.items():
+        if key not in ours or key not in theirs:
+            wrong.append(key)
+        elif margin:  # the wider of both intervals: they are of the same examples
+            width = max(ours.get(margin, 0.0), theirs.get(margin, 0.0))
+            wrong += [key] * (abs(ours[key] - theirs[key]) > width)
+        else:
+            wrong += [key] * (ours[key] != theirs[key])
+    return wrong
 
 
 def summarise(
@@ -90,6 +109,8 @@ def summarise(
     goals: dict[str, float],
     found: dict[str, list[dict[str, Any]]],
     limit: float | None = None,
+    equal: dict[str, str] | None = None,
+    memory: float | None = None,
 ) -> dict[str, Any]:
     """What a program reads of a benchmark: ratios (above one: ours is better) of medians."""
     values = {who: [r["value"] for r in results] for who, results in found.items()}
@@ -104,10 +125,14 @@ def summarise(
             "high": max(each),
             "goal": goals.get(peer),
             "memory": peaks["ours"] / peaks[peer],  # below one: ours needs less
+            "reached": None,
         }
-        ratios[peer]["reached"] = (
-            None if peer not in goals else ratios[peer]["ratio"] >= goals[peer]
-        )
+        if peer in goals:
+            rounds = zip(found["ours"], found[peer], strict=True)
+            wrong = {w for o, t in rounds for w in differs(o["quality"], t["quality"], equal or {})}
+            missed = ["speed"] * (ratios[peer]["ratio"] < goals[peer]) + sorted(wrong)
+            missed += ["memory"] * (memory is not None and ratios[peer]["memory"] > memory)
+            ratios[peer] |= {"missed": missed, "reached": not missed}
     nearest_peer: dict[str, Any] = min(ratios.values(), key=lambda r: r["ratio"], default={})
     return {
         "name": name,
@@ -119,7 +144,7 @@ def summarise(
         "ours": ours,
         "peers": values,
         "ratios": ratios,
-        "quality": {who: results[-1]["quality"] for who, results in found.items()},
+        "quality": {who: [r["quality"] for r in results] for who, results in found.items()},
         "peak_rss_mb": peaks,
         "rounds": len(ours),
         "interleaved": True,

@@ -470,15 +470,15 @@ def bench_command(
         limit = f", limit {found['limit']:g} {MARK[found['within']]}" if found["limit"] else ""
         print(f"{found['name']}: {low:.3g} to {high:.3g} {found['unit']}{limit}")
         rows = [
-            [peer, r["ratio"], f"{r['low']:.2f} to {r['high']:.2f}", r["goal"] or "", MARK[r["reached"]], r["memory"]]
+            [peer, r["ratio"], f"{r['low']:.2f} to {r['high']:.2f}", r["goal"] or "", MARK[r["reached"]], r["memory"], ", ".join(r.get("missed", []))]
             for peer, r in found["ratios"].items()
         ]  # fmt: skip
+        heads = ["times better than", "ratio", "spread", "goal", "", "our share of its memory"]
         if rows:
-            _show(
-                "",
-                ["times better than", "ratio", "spread", "goal", "", "our share of its memory"],
-                rows,
-            )
+            _show("", [*heads, "missed"], rows)
+        for who, each in found["quality"].items():
+            if each[-1]:
+                print(f"{who}: " + ", ".join(f"{k} {v}" for k, v in each[-1].items()))
 
 
 @app.command()
