@@ -99,6 +99,39 @@ def test_unknown_parameter_names_the_nearest(in_project: Project) -> None:
     )
 
 
+HEADS = """n_head: int = 4  # heads a block; divides n_embd (1 to 32)
+n_embd: int = 64  # width (1 to 512)
+narrow: int = 32  # width of the fast test; n_head divides it (1 to 512)"""
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["gpt.n_head=3"], "08_gpt: `n_head` must divide `n_embd`; got 3 and 64"),
+        (["gpt.narrow=6"], "08_gpt: `n_head` must divide `narrow`; got 4 and 6"),
+        (["gpt.n_head=8", "gpt.n_embd=40"], ""),
+    ],
+)
+def test_what_must_divide_is_told_before_any_kernel(
+    in_project: Project, given: list[str], says: str
+) -> None:
+    in_project.put("08_gpt", chapter("08_gpt", parameters=HEADS))
+    if not says:
+        assert check_parameters(read_chapters(), "cpu", {}, given)[1] == {"08_gpt"}
+        return
+    with pytest.raises(ContractError) as error:
+        check_parameters(read_chapters(), "cpu", {}, given)
+    assert says in error.value.problems
+    with pytest.raises(ContractError, match="must divide"):
+        check_parameters(read_chapters(), "cpu", {"gpu": {"08_gpt.n_embd": "63"}}, [])
+
+
+def test_a_default_that_does_not_divide_is_refused() -> None:
+    for wrong in ("n_embd: int = 62", "width: int = 64"):
+        with pytest.raises(ContractError, match="divide"):
+            read_parameters(HEADS.replace("n_embd: int = 64", wrong), "08_gpt")
+
+
 def test_all_problems_at_once_also_those_of_settings(in_project: Project) -> None:
     settings = {"gpu": {"01_first.n": "101"}, "smoke": {"nobody.n": "1"}}
     with pytest.raises(ContractError) as error:

@@ -55,6 +55,9 @@ def open_chapter(chapter_id: str, namespace: dict[str, Any]) -> "Open":
             with contract.noted(problems):
                 value = namespace.get(name, parameter.default)
                 parameters[name] = parameter.check(value, chapter.id)
+        if not problems:
+            with contract.noted(problems):
+                contract.check_quotients(chapter.parameters, parameters, chapter.id)
     opened = Open(chapter, parameters)
     namespace.update(parameters)  # an int given for a float is a float from here on
     return opened

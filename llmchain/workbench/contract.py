@@ -26,6 +26,7 @@ TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 NAME = re.compile(r"^(\d{2})_([a-z][a-z0-9_]*)$")
 ARTIFACT = re.compile(r"^[a-z][a-z0-9_]*/[a-z][a-z0-9_]*$")
 RULE = re.compile(r"\((?:one of: (?P<choices>[^()]+)|(?P<low>[^()]+?) to (?P<high>[^()]+?))\)\s*$")
+DIVIDES = re.compile(r"\bdivides (?!it\b)(\w+)|\b(\w+) divides it\b")
 # the fields of the front matter, with what holds where one is not written
 FIELDS = dict(needs=[], makes=[], data=[], cost={}, key="", alone=False, cores="one")
 
@@ -75,6 +76,12 @@ class Parameter:
             return "one of: " + ", ".join(self.choices)
         words = {"bool": "true or false", "str": "any text"}
         return words.get(self.type, f"{self.low:g} to {self.high:g}")
+
+    def quotient(self) -> tuple[str, str] | None:
+        """(whole, part) if the help says that this one divides another parameter, or another this."""
+        if not (match := DIVIDES.search(self.help)):
+            return None
+        return (match[1], self.name) if match[1] else (self.name, match[2])
 
     def check(self, value: Any, owner: str) -> Any:
         """`value` as this parameter's type; ContractError names owner, value and rule."""
@@ -157,6 +164,9 @@ def read_parameters(source: str, owner: str) -> dict[str, Parameter]:
                 if parameter.name in found:
                     raise ContractError(f"`{parameter.name}` is given twice")
                 found[parameter.name] = parameter
+        if not problems:
+            with noted(problems):
+                check_quotients(found, {n: p.default for n, p in found.items()}, owner)
     return found
 
 
@@ -185,6 +195,17 @@ def _parameter(node: ast.stmt, comment: str) -> Parameter:
     elif kind in ("int", "float"):
         raise ContractError(f"`{name}` has no range; end its comment with (low to high)")
     return Parameter(name, kind, default, RULE.sub("", comment).strip(), **rule)
+
+
+def check_quotients(parameters: dict[str, Parameter], values: dict[str, Any], owner: str) -> None:
+    """ContractError if one value does not divide another as the parameters' help says it must."""
+    with told_together() as problems:
+        for whole, part in filter(None, (p.quotient() for p in parameters.values())):
+            if unknown := {whole, part} - set(values):
+                problems.append(f"{owner}: `{unknown.pop()}` is to divide, and is no parameter")
+            elif not values[part] or values[whole] % values[part]:
+                told = f"`{part}` must divide `{whole}`; got {values[part]} and {values[whole]}"
+                problems.append(f"{owner}: {told}")
 
 
 def read_chapter(path: Path) -> Chapter:
@@ -320,6 +341,9 @@ def check_parameters(
             for key, text in settings.get(name, {}).items():
                 with noted(problems, f"settings.ini [{name}]: "):
                     _assign(usual[name], chapters, key, text)
+            for c in [] if problems else chapters.values():
+                with noted(problems, f"settings.ini [{name}]: "):
+                    check_quotients(c.parameters, usual[name][c.id], c.id)
         values = copy.deepcopy(usual[profile])
         for word in given:
             key, equals, text = word.partition("=")
@@ -327,6 +351,9 @@ def check_parameters(
                 if not equals:
                     raise ContractError(f"-p {word}: expected chapter.parameter=value")
                 _assign(values, chapters, key.strip(), text)
+        for c in [] if problems else chapters.values():
+            with noted(problems):
+                check_quotients(c.parameters, values[c.id], c.id)
     return values, {c for c in chapters if values[c] != usual[profile][c]}
 
 

@@ -29,6 +29,9 @@ class Engine(NBClientEngine):
             for key, value in nb_man.nb.metadata.papermill["parameters"].items():
                 with contract.noted(problems):
                     own[key] = contract.known(chapters[chosen], key).check(value, chosen)
+            if not problems:
+                with contract.noted(problems):
+                    contract.check_quotients(chapters[chosen].parameters, own, chosen)
         changed = {chosen} if own != values[chosen] else set()
         run = Run(chapters, [chosen], profile, {**values, chosen: own}, changed)
         (entry,) = run.execute()["chapters"]
