@@ -1063,6 +1063,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'llmchain.pretrain.bert.from_hf': ('02_pretraining/bert.html#from_hf', 'llmchain/pretrain/bert.py'),
                                         'llmchain.pretrain.bert.load_bert': ( '02_pretraining/bert.html#load_bert',
                                                                               'llmchain/pretrain/bert.py'),
+                                        'llmchain.pretrain.bert.refuse_other_shapes': ( '02_pretraining/bert.html#refuse_other_shapes',
+                                                                                        'llmchain/pretrain/bert.py'),
                                         'llmchain.pretrain.bert.stored_weights': ( '02_pretraining/bert.html#stored_weights',
                                                                                    'llmchain/pretrain/bert.py'),
                                         'llmchain.pretrain.bert.to_hf': ('02_pretraining/bert.html#to_hf', 'llmchain/pretrain/bert.py')},
