@@ -95,3 +95,28 @@ def gap_after_a_step(ours, theirs, our_loss, their_loss, names, transposed=()):
     gap = max((stepped[name] - weights[name]).abs().max().item() for name in stepped)
     print(f"max |Δweight| after a step = {gap:.1e}")
     return gap
+
+
+def states_of(blocks, run):
+    "What each block gives while `run` runs."
+    states, handles = [], []
+
+    def note(module, given, result):
+        states.append(result[0] if isinstance(result, tuple) else result)
+
+    for block in blocks:
+        handles.append(block.register_forward_hook(note))
+    run()
+    for handle in handles:
+        handle.remove()
+    return states
+
+
+def gap_by_block(our_blocks, our_run, their_blocks, their_run, real):
+    "Largest difference behind each block at the `real` places; no block of either side is left out."
+    with torch.no_grad():
+        ours, theirs = states_of(our_blocks, our_run), states_of(their_blocks, their_run)
+    assert len(ours) == len(our_blocks) and len(theirs) == len(their_blocks)
+    gaps = [(a - b)[real].abs().max().item() for a, b in zip(ours, theirs, strict=True)]
+    print(f"max |Δ| behind each block = {', '.join(f'{gap:.1e}' for gap in gaps)}")
+    return gaps

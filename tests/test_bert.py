@@ -194,8 +194,37 @@ def test_another_shape_is_refused(saved):
     path, _ = saved
     config = json.loads((path / "config.json").read_text()) | {"intermediate_size": 41}
     (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises((RuntimeError, ValueError), match="mlp.up.weight"):
+    message = r"`blocks.0.mlp.up.weight` is \(40, 16\) in model.safetensors, config.json asks for \(41, 16\)"
+    with pytest.raises(ValueError, match=message) as told:
         load_bert(path)
+    assert "\n" not in str(told.value) and str(path) in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [dict(hidden_size=18), dict(vocab_size=24), dict(max_position_embeddings=9), dict(type_vocab_size=3)],
+)  # fmt: skip
+def test_no_size_of_another_model_is_half_read(saved, change):
+    path, _ = saved
+    config = json.loads((path / "config.json").read_text()) | change
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="they are of two models$") as told:
+        load_bert(path)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_batch_of_only_padding_gives_numbers_and_finite_gradients(dtype):
+    "A softmax over nothing would be nan; what stands at padding means nothing, and spoils nothing."
+    model = BertPretraining(CONFIG).to(dtype)
+    ids = torch.zeros(2, 10, dtype=torch.long)
+    hidden = model.bert(ids, None, torch.zeros_like(ids))
+    mlm, nsp = model(ids, None, torch.zeros_like(ids))
+    (mlm.float().square().mean() + nsp.float().square().mean() + hidden.float().sum()).backward()
+    assert all(x.isfinite().all() for x in (hidden, mlm, nsp))
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    tokens, p = fill_masks(model, ids, 4, attention_mask=torch.zeros_like(ids))
+    assert tokens.shape == p.shape == (0, 5), "no place is asked for"
 
 
 def test_mask_and_documents_together_are_refused():

@@ -57,6 +57,19 @@ def test_the_start_has_the_written_deviations():
     assert block.norm_1.weight.eq(1).all() and block.mlp.up.bias.eq(0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("how", ["attention_mask", "document_ids"])
+def test_a_batch_of_only_padding_gives_numbers_and_finite_gradients(how, dtype):
+    "A softmax over nothing would be nan; what stands at padding means nothing, and spoils nothing."
+    model, ids = GPT(CONFIG).to(dtype), torch.zeros(2, 12, dtype=torch.long)
+    given = {how: torch.full_like(ids, 0 if how == "attention_mask" else -1)}
+    logits = model(ids, **given)
+    logits.float().square().mean().backward()
+    assert logits.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters())
+    with pytest.raises(ValueError, match="prompt 0 must be padded on the left, and not whole"):
+        generate(model.float(), ids, 2, attention_mask=torch.zeros_like(ids))
+
+
 def test_the_first_loss_is_that_of_knowing_nothing():
     ids = batch(16)
     nats = torch.cat(token_nats(GPT(CONFIG), [{"input_ids": ids}])).mean().item()

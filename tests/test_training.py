@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from llmchain.pretrain import training
+from llmchain.pretrain.bert import BertConfig, BertPretraining
 from llmchain.pretrain.gpt import GPT, GPTConfig
-from llmchain.pretrain.objectives import CausalObjective
+from llmchain.pretrain.objectives import CausalObjective, MaskedObjective
 from llmchain.pretrain.training import (
     backward_batch,
     checkpoint_fault,
@@ -1222,14 +1223,93 @@ def test_data_with_nothing_to_learn_are_refused(tmp_path):
         return {k: v * 0 for k, v in batches(step).items()}
 
     with pytest.raises(
-        ValueError, match="nothing to count in the batches of steps 0 to 9: only pad"
+        ValueError, match="nothing to count for clm in the batches of steps 0 to 9: only pad"
     ):
         train(
             model, NextToken(), padding, n_steps=N_STEPS, schedule=schedule, checkpoint_dir=tmp_path
         )
     assert nothing_happened(model, before, tmp_path)
-    with pytest.raises(ValueError, match="nothing to count in the batches of steps 0 to 1"):
+    with pytest.raises(ValueError, match="nothing to count for clm in the batches of steps 0 to 1"):
         train(model, NextToken(), padding, n_steps=2, schedule=schedule)
+
+
+def small_bert():
+    return BertPretraining(BertConfig(V, T, 1, 2, 12, 24), torch.Generator().manual_seed(0))
+
+
+def pairs_of(step, labels=True, mask=True, follows=True):
+    "Two pairs; without `labels` no word is asked, without `mask` all is padding, and so on."
+    ids = torch.from_numpy(np.random.default_rng(step).integers(1, V, (2, 6)))
+    answers = ids if labels else torch.full_like(ids, -100)
+    given = torch.ones_like(ids) if mask else torch.zeros_like(ids)
+    batch = {"input_ids": ids, "token_type_ids": ids * 0, "attention_mask": given}
+    asked = torch.tensor([0, 1]) if follows else torch.full((2,), -100)
+    return batch | {"labels": answers, "next_sentence_label": asked}
+
+
+@pytest.mark.parametrize("term, wrong", [("mlm", dict(labels=False)), ("nsp", dict(follows=False)), ("mlm", dict(labels=False, mask=False))])  # fmt: skip
+def test_a_term_that_is_never_asked_is_named_before_the_work(tmp_path, term, wrong):
+    "With sentence pairs alone the loss falls, and no word is ever learnt."
+    model = small_bert()
+    before = bits(model)
+    with pytest.raises(
+        ValueError, match=f"train: nothing to count for {term} in the batches of steps 0 to 9: only"
+    ) as told:
+        train(
+            model, MaskedObjective(), lambda step: pairs_of(step, **wrong), n_steps=12,
+            schedule=schedule, checkpoint_dir=tmp_path,
+        )  # fmt: skip
+    assert "\n" not in str(told.value) and nothing_happened(model, before, tmp_path)
+
+
+def test_a_term_that_is_asked_now_and_then_trains():
+    model = small_bert()
+    some = lambda step: pairs_of(step, labels=step == 7)  # noqa: E731
+    result = train(model, MaskedObjective(), some, n_steps=9, schedule=schedule)
+    assert [row["step"] for row in result["history"] if "loss/mlm" in row] == [7]
+
+
+@pytest.mark.parametrize("all_asked", [True, False], ids=["all masked", "words alone"])
+def test_all_masked_trains(all_asked):
+    model = small_bert()
+
+    def every(step):
+        batch = pairs_of(step)
+        return batch if all_asked else {k: v for k, v in batch.items() if "next" not in k}
+
+    rows = train(model, MaskedObjective(), every, n_steps=9, schedule=schedule)["history"]
+    assert all(math.isfinite(row["loss"]) for row in rows) and ("loss/nsp" in rows[0]) == all_asked
+    assert bits(model)["bert.token_embedding.weight"].isfinite().all()
+
+
+def test_a_short_rest_looks_back_for_its_terms(tmp_path):
+    "The last batch alone may ask for nothing, as any batch may."
+    kw = dict(schedule=schedule, checkpoint_dir=tmp_path, checkpoint_every=1)
+    some = lambda step: pairs_of(step, labels=step < 7)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        train(small_bert(), MaskedObjective(), some, n_steps=9, on_step=stop_at(7), **kw)
+    result = train(small_bert(), MaskedObjective(), some, n_steps=9, **kw)
+    assert result["resumed_from"] >= 7 and len(result["history"]) == 9
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt"])
+def test_one_batch_of_padding_among_others_spoils_nothing(kind):
+    "No nan in the forward pass, none in the gradient, and GPT takes no step for it."
+    made = small_bert() if kind == "bert" else small_gpt()
+    objective = MaskedObjective() if kind == "bert" else CausalObjective()
+
+    def some(step):
+        empty = step == 1
+        batch = pairs_of(step, labels=not empty, mask=not empty)
+        names = batch if kind == "bert" else ("input_ids", "attention_mask")
+        return {name: batch[name] for name in names}
+
+    rows = train(made, objective, some, n_steps=4, schedule=schedule)["history"]
+    assert all(v.isfinite().all() for v in bits(made).values())
+    if kind == "gpt":
+        assert [row["loss"] is None for row in rows] == [False, True, False, False]
+    else:
+        assert "loss/mlm" not in rows[1] and math.isfinite(rows[1]["loss"])
 
 
 def test_an_empty_data_set_is_refused_before_the_first_step():
@@ -1266,11 +1346,17 @@ def test_tokens_that_the_model_does_not_know_are_refused_before_the_first_step(t
     assert nothing_happened(model, before, tmp_path)
 
 
-def test_a_text_longer_than_the_context_is_refused_at_the_first_step(tmp_path):
+def test_a_text_longer_than_the_context_is_refused_before_the_first_step(tmp_path):
     model, long = small_gpt(block_size=3), tokens_to(1)
-    with pytest.raises(ValueError, match="^GPT: 4 tokens given, block_size is 3$"):
+    before, called = bits(model), []
+    model.register_forward_pre_hook(lambda *given: called.append(1))
+    message = (
+        "^train: the rows have 4 tokens, the model's context is 3; cut them, or give the model a"
+    )
+    with pytest.raises(ValueError, match=message):
         train(model, CausalObjective(), long, n_steps=2, schedule=schedule, checkpoint_dir=tmp_path)
-    assert same(bits(model), bits(small_gpt(block_size=3))) and list(tmp_path.iterdir()) == []
+    assert not called and nothing_happened(model, before, tmp_path)
+    train(small_gpt(block_size=4), CausalObjective(), long, n_steps=2, schedule=schedule)
 
 
 def test_heads_and_dropout_belong_to_a_run_though_no_weight_shows_them(tmp_path):

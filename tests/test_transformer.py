@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ from llmchain.pretrain.transformer import (
     attention_maps,
     cache_bytes,
     count_flops,
+    count_pair_flops,
+    count_pair_parameters,
     count_parameters,
     dot_product_attention,
     from_hf,
@@ -254,6 +257,37 @@ def test_counts_are_those_of_the_model(config):
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(ids)
     assert counter.get_total_flops() == sum(count_flops(config, 3, 12).values())
+
+
+@pytest.mark.parametrize("config", [c for c in EVERY if c.tied])
+def test_counts_of_a_pair_are_those_of_the_model(config):
+    "Source and target of unequal length, so that no two of the products are alike."
+    model = EncoderDecoder(config)
+    source, target = batch(3, 12), batch(3, 5)
+    parts = count_pair_parameters(config)
+    assert sum(p.numel() for p in model.parameters()) == sum(parts.values())
+    crossing = [p for name, p in model.named_parameters() if "cross_attention" in name]
+    assert parts["cross-attention"] == sum(p.numel() for p in crossing)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(source, target)
+    assert counter.get_total_flops() == sum(count_pair_flops(config, 3, 12, 5).values())
+
+
+def test_operations_of_a_pair_seen_by_hooks():
+    seen = {"self": 0, "cross": 0}
+
+    def note(which, module, given, result):
+        seen[which] += 2 * module.weight.numel() * given[0].numel() // module.in_features
+
+    model = EncoderDecoder(CONFIG)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            which = "cross" if "cross_attention" in name else "self"
+            module.register_forward_hook(partial(note, which))
+    model(batch(3, 12), batch(3, 5))
+    counted = count_pair_flops(CONFIG, 3, 12, 5)
+    assert seen["self"] == counted["projections"] + counted["mlp"]
+    assert seen["cross"] == counted["cross projections"]
 
 
 def test_operations_seen_by_hooks():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PICKLES', 'BertConfig', 'Bert', 'BertPretraining', 'bert_names', 'bert_pretraining_names', 'bert_config_from_hf',
-           'from_hf', 'to_hf', 'stored_weights', 'load_bert', 'fill_masks']
+           'from_hf', 'to_hf', 'stored_weights', 'refuse_other_shapes', 'load_bert', 'fill_masks']
 
 # %% ../../nbs/02_pretraining/09_bert.ipynb #7c921e5b
 import json
@@ -315,6 +315,21 @@ def stored_weights(
     return config, {name.removeprefix("bert."): weight.float() for name, weight in stored.items()}
 
 # %% ../../nbs/02_pretraining/09_bert.ipynb #9000f8c3
+def refuse_other_shapes(
+    path: Path,  # the folder they were read from
+    weights: dict[str, Tensor],  # by our name
+    model: Bert,  # made from the folder's config.json
+) -> None:
+    "One line for the first weight that the folder's own configuration does not describe."
+    for name, own in model.state_dict().items():
+        given, wanted = tuple(weights[name].shape), tuple(own.shape)
+        if given != wanted:
+            raise ValueError(
+                f"load_bert: {path}: `{name}` is {given} in model.safetensors, "
+                f"config.json asks for {wanted}; they are of two models"
+            )
+
+
 def load_bert(
     path: str | Path,  # folder with config.json and model.safetensors
     dropout: float | None = None,  # share dropped when it learns; None: as the file says
@@ -332,7 +347,9 @@ def load_bert(
     if "pooler.dense.weight" not in stored:
         warnings.warn(f"load_bert: {path.name} has no pooler; ours is not trained", stacklevel=2)
         stored |= to_hf_weights(model.state_dict(), {n: names[n] for n in names if "pooler" in n})
-    model.load_state_dict(from_hf_weights(stored, names))
+    weights = from_hf_weights(stored, names)
+    refuse_other_shapes(path, weights, model)
+    model.load_state_dict(weights)
     return model.eval()
 
 # %% ../../nbs/02_pretraining/09_bert.ipynb #9d090f04

@@ -902,16 +902,21 @@ def check_settings(
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #446a3ae5
 def check_tokens(
-    model: nn.Module,  # asked for the `vocab_size` of its `config`, if it has one
+    model: nn.Module,  # asked for `vocab_size` and `block_size` of its `config`, if it has one
     batch: dict,  # input_ids (B, T), if it is one of tokens
 ) -> None:
-    "Refuse tokens that the model does not know: an embedding would fail far from the cause, or not."
-    known = getattr(getattr(model, "config", None), "vocab_size", None)
-    ids = batch.get("input_ids")
-    if known is None or ids is None or not ids.numel():
+    "Refuse tokens that the model does not know and rows that are too long for it, before any work."
+    config, ids = getattr(model, "config", None), batch.get("input_ids")
+    known, context = (getattr(config, name, None) for name in ("vocab_size", "block_size"))
+    if ids is None or not ids.numel():
         return
+    if context is not None and ids.size(-1) > context:
+        raise ValueError(
+            f"train: the rows have {ids.size(-1)} tokens, the model's context is {context}; "
+            "cut them, or give the model a larger block_size"
+        )
     low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= known:
+    if known is not None and (low < 0 or high >= known):
         raise ValueError(
             f"train: the data have tokens {low} to {high}, the model knows 0 to {known - 1}; "
             "take the tokenizer that belongs to the model"
@@ -925,16 +930,20 @@ def steps_left(
     begin: int,  # finished steps
     n_steps: int,  # steps of the whole run
 ) -> range:  # the steps to take
-    "Refuse data in which nothing is asked: only padding, or not one masked token."
-    first = range(begin, min(begin + 10, n_steps))
-    if first:
+    "Refuse data in which a term of the loss asks nothing: only padding, or not one masked token."
+    left = range(begin, n_steps)
+    if left:
         check_tokens(model, batches(begin))
-    if first and not any(any(objective.counts(batches(step)).values()) for step in first):
-        raise ValueError(
-            f"train: nothing to count in the batches of steps {begin} to {first[-1]}: "
-            "only padding, or no masked token"
-        )
-    return range(begin, n_steps)
+        first = range(max(0, min(begin, n_steps - 10)), n_steps)[:10]  # a short rest looks back
+        counts = [objective.counts(batches(step)) for step in first]
+        terms = dict.fromkeys(term for seen in counts for term in seen)
+        silent = [term for term in terms if not any(seen.get(term) for seen in counts)]
+        if silent:  # the others would hide that it never trains
+            raise ValueError(
+                f"train: nothing to count for {' and '.join(silent)} in the batches of steps "
+                f"{first[0]} to {first[-1]}: only padding, or no masked token"
+            )
+    return left
 
 # %% ../../nbs/02_pretraining/10_training.ipynb #6969a1ca
 def run_config(

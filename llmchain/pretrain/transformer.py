@@ -7,9 +7,9 @@ __all__ = ['ACTIVATIONS', 'INSIDE_LLAMA', 'INSIDE_MARIAN', 'softmax_saturation',
            'token_positions', 'shared_heads', 'dot_product_attention', 'fused_attention', 'sinusoids', 'rotation_table',
            'rotate', 'TransformerConfig', 'config_problems', 'layer_norm', 'rms_norm', 'FeedForward', 'LayerCache',
            'KVCache', 'Attention', 'split_heads', 'make_norm', 'TransformerBlock', 'InputEmbedding', 'Stack', 'Decoder',
-           'EncoderDecoder', 'count_parameters', 'count_flops', 'generate_cached', 'cache_bytes', 'llama_names',
-           'marian_names', 'refuse_differences', 'llama_config', 'marian_config', 'llama_sizes', 'marian_sizes',
-           'from_hf', 'to_hf', 'write_greedily', 'attention_maps']
+           'EncoderDecoder', 'count_parameters', 'count_flops', 'count_pair_parameters', 'count_pair_flops',
+           'generate_cached', 'cache_bytes', 'llama_names', 'marian_names', 'refuse_differences', 'llama_config',
+           'marian_config', 'llama_sizes', 'marian_sizes', 'from_hf', 'to_hf', 'write_greedily', 'attention_maps']
 
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #6a05c589
 from collections.abc import Callable
@@ -724,6 +724,36 @@ def count_flops(
         "scores": 4 * n_rows * n_tokens**2 * c.n_embd * c.n_layer,
         "mlp": 2 * n_rows * n_tokens * c.n_layer * mlp,
         "head": 2 * n_rows * n_tokens * c.n_embd * c.vocab_size,
+    }
+
+# %% ../../nbs/02_pretraining/06_transformer.ipynb #c06e0002
+def count_pair_parameters(
+    config: TransformerConfig,  # of an `EncoderDecoder`
+) -> dict[str, int]:  # weights by part
+    "How many weights an encoder–decoder has, from its sizes alone; the shared embedding counts once."
+    c, one = config, count_parameters(config)
+    a_norm = one["norms"] // (2 * c.n_layer + c.norm_first)
+    twice = {part: 2 * one[part] for part in ("positions", "attention", "mlp")}
+    norms = 2 * one["norms"] + c.n_layer * a_norm  # one more in front of each look at the source
+    return one | twice | {"cross-attention": one["attention"], "norms": norms}
+
+
+def count_pair_flops(
+    config: TransformerConfig,  # of an `EncoderDecoder`
+    n_rows: int,  # B
+    n_source: int,  # S, tokens of each source
+    n_target: int,  # T, tokens of each target
+) -> dict[str, int]:  # additions and multiplications of one forward pass, by part
+    "What reading a source and writing its target costs, teacher forcing, nothing cached."
+    c = config
+    reads, writes = (count_flops(c, n_rows, n) for n in (n_source, n_target))
+    asking = n_target * 2 * c.n_embd**2  # queries and output
+    offering = n_source * 2 * c.n_embd * c.n_group * c.head_dim  # keys and values
+    both = {part: reads[part] + writes[part] for part in ("projections", "scores", "mlp")}
+    return both | {
+        "cross projections": 2 * n_rows * c.n_layer * (asking + offering),
+        "cross scores": 4 * n_rows * n_target * n_source * c.n_embd * c.n_layer,
+        "head": writes["head"],
     }
 
 # %% ../../nbs/02_pretraining/06_transformer.ipynb #1a6dcfdb

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from side_by_side import bert_config, gap_after_a_step, gradient_gap, loud, padding_mask
+from side_by_side import (
+    bert_config,
+    gap_after_a_step,
+    gap_by_block,
+    gradient_gap,
+    loud,
+    padding_mask,
+    states_of,
+)
 from torch.testing import assert_close
 from transformers import BertForPreTraining, BertModel
 
@@ -79,6 +87,22 @@ def test_hidden_states_and_logits(sizes, padding):
     }
     print(f"max |Δ| = {gaps}")
     assert max(gaps.values()) <= 1e-10
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_hidden_states_behind_every_block(sizes, padding):
+    reference = make_reference(*sizes)
+    ours = from_hf(reference)
+    ids, types, mask, _, _ = make_batch(*sizes[4:], padding)
+    given = mask if padding != "none" else None
+    asked = dict(input_ids=ids, token_type_ids=types, attention_mask=given)
+    embedded = ours.bert.embed(ids, types), reference.bert.embeddings(ids, types)
+    assert_close(*embedded, atol=1e-10, rtol=0)
+    runs = (lambda: ours(ids, types, given), lambda: reference(**asked))
+    layers = reference.bert.encoder.layer
+    gaps = gap_by_block(ours.bert.blocks, runs[0], layers, runs[1], mask.bool())
+    assert len(gaps) == sizes[0] and max(gaps) <= 1e-10
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -196,25 +220,43 @@ def test_our_own_start_is_saved_whole(tmp_path):
     assert gap <= 1e-5
 
 
-def packed_pairs(sizes):
-    "Two pairs in one row with padding behind, ours; each in a row of its own, theirs."
-    reference = make_reference(*sizes)
-    ours = from_hf(reference)
+def packed_row(sizes):
+    "Two pairs in one row with padding behind: row of ids, types, labels; number of each pair; pairs."
     ids, types, _, labels, is_random = make_batch(*sizes[4:], "none")
     lengths = [sizes[5] // 2, sizes[5] // 2 - 2]
     rows = [[t[i, :n] for t in (ids, types, labels)] for i, n in enumerate(lengths)]
     flat = [torch.cat(parts)[None] for parts in zip(*rows, strict=True)]
     which = torch.arange(2).repeat_interleave(torch.tensor(lengths))[None]
-    ids, types, labels = (
-        F.pad(t, (0, 2), value=v) for t, v in zip(flat, (0, 0, -100), strict=True)
-    )
-    which = F.pad(which, (0, 2), value=-1)
+    row = [F.pad(t, (0, 2), value=v) for t, v in zip(flat, (0, 0, -100), strict=True)]
+    return row, F.pad(which, (0, 2), value=-1), rows, is_random[:2]
+
+
+@pytest.mark.parametrize("sizes", SIZES[1:])
+def test_packed_hidden_states_behind_every_block(sizes):
+    reference = make_reference(*sizes)
+    ours = from_hf(reference)
+    (ids, types, _), which, rows, _ = packed_row(sizes)
+    with torch.no_grad():
+        packed = states_of(ours.bert.blocks, lambda: ours(ids, types, document_ids=which))
+        for number, (a, b, _) in enumerate(rows):
+            asked = dict(input_ids=a[None], token_type_ids=b[None])
+            layers = reference.bert.encoder.layer
+            theirs = states_of(layers, lambda asked=asked: reference(**asked))
+            for here, there in zip(packed, theirs, strict=True):
+                assert (here[which == number] - there[0]).abs().max() <= 1e-10
+
+
+def packed_pairs(sizes):
+    "Two pairs in one row with padding behind, ours; each in a row of its own, theirs."
+    reference = make_reference(*sizes)
+    ours = from_hf(reference)
+    (ids, types, labels), which, rows, is_random = packed_row(sizes)
     positions = (labels.flatten() != -100).nonzero()[:, 0]
     our_logits = ours(ids, types, positions=positions, document_ids=which)
     theirs = [reference(input_ids=a[None], token_type_ids=b[None]) for a, b, _ in rows]
     picked = [t.prediction_logits[0][r[2] != -100] for t, r in zip(theirs, rows, strict=True)]
     nsp = torch.cat([t.seq_relationship_logits for t in theirs])
-    answers = labels.flatten()[positions], is_random[:2]
+    answers = labels.flatten()[positions], is_random
     return ours, reference, our_logits, (torch.cat(picked), nsp), answers
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from side_by_side import gap_after_a_step, gradient_gap, loud, padding_mask
+from side_by_side import gap_after_a_step, gap_by_block, gradient_gap, loud, padding_mask, states_of
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -63,6 +63,20 @@ def test_logits(sizes, padding):
     gap = (ours - theirs)[mask.bool()].abs().max().item()
     print(f"max |Δlogits| = {gap:.1e}")
     assert gap <= 1e-10
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_hidden_states_behind_every_block(sizes, padding):
+    reference = make_reference(*sizes)
+    ours = GPT.from_hf(reference)
+    ids, mask, positions = make_batch(*sizes[3:], padding)
+    runs = (lambda: ours(ids), lambda: reference(ids))
+    if padding != "none":
+        given = dict(attention_mask=mask, position_ids=positions)
+        runs = (lambda: ours(ids, mask), lambda: reference(ids, **given))
+    gaps = gap_by_block(ours.blocks, runs[0], reference.transformer.h, runs[1], mask.bool())
+    assert len(gaps) == sizes[0] and max(gaps) <= 1e-10
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -190,6 +204,18 @@ def test_packed_documents_are_theirs_alone(sizes):
             theirs = reference(document[None]).logits[0]
             assert (packed[which[0] == number] - theirs).abs().max() <= 1e-10
         assert packed.isfinite().all(), "padding sees padding, and never nothing"
+
+
+@pytest.mark.parametrize("sizes", SIZES[1:])
+def test_packed_hidden_states_behind_every_block(sizes):
+    reference = make_reference(*sizes)
+    ours = GPT.from_hf(reference)
+    ids, which, documents = packed_row(sizes[4], sizes[3])
+    for number, document in enumerate(documents):
+        theirs = states_of(reference.transformer.h, lambda d=document: reference(d[None]))
+        packed = states_of(ours.blocks, lambda: ours(ids, document_ids=which))
+        for here, there in zip(packed, theirs, strict=True):
+            assert (here[which == number] - there[0]).abs().max() <= 1e-10
 
 
 def packed_and_alone(sizes):

@@ -3,7 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from side_by_side import gap_after_a_step, gradient_gap, in_full_precision, loud, padding_mask
+from side_by_side import (
+    gap_after_a_step,
+    gap_by_block,
+    gradient_gap,
+    in_full_precision,
+    loud,
+    padding_mask,
+    states_of,
+)
 from torch import nn
 from torch.testing import assert_close
 from transformers import (
@@ -110,18 +118,6 @@ def both_marians(sizes, padding):
     return ours, theirs, (ids, target), (mask, target_mask), (memory, hidden), there
 
 
-def states_of(blocks, run):
-    "What each block gives while `run` runs."
-    states, handles = [], []
-    for block in blocks:
-        note = lambda m, given, result: states.append(result[0] if isinstance(result, tuple) else result)  # fmt: skip # noqa: E731
-        handles.append(block.register_forward_hook(note))
-    run()
-    for handle in handles:
-        handle.remove()
-    return states
-
-
 @every_padding
 @every_decoder
 @every_kind
@@ -165,23 +161,67 @@ def test_decoder_one_adamw_step(kind, sizes):
     assert gap_after_a_step(ours, theirs, *losses, llama_names(ours.config)) <= 1e-10
 
 
-@every_kind
-def test_packed_rows_are_theirs_with_a_table(kind):
-    "Their mask is additive and (B, 1, T, T); ours is made from the numbers of the documents."
-    sizes = DECODERS[1]
+def packed_decoders(kind, sizes):
+    "Rows of several documents. Their mask is additive, (B, 1, T, T); ours is the documents' numbers."
     theirs = make_decoder(kind, *sizes)
-    ids, _, _ = make_batch(*sizes[5:7], "none")
-    documents = torch.tensor([[0] * 5 + [1] * 9 + [2] * 10, [0] * 24, [0] + [1] * 22 + [2]])
+    n = sizes[6]
+    ids, _, _ = make_batch(sizes[5], n, "none")
+    cuts = [[n // 4, n // 2], [], [1, n - 1]]
+    documents = torch.stack([torch.bincount(torch.tensor([0, *c]), minlength=n) for c in cuts])
+    documents = documents.cumsum(1) - 1
     places = torch.stack(
         [torch.cat([torch.arange(n) for n in row.bincount()]) for row in documents]
     )
     table = documents[:, None, :, None] == documents[:, None, None, :]
-    table = table & torch.ones(24, 24, dtype=torch.bool).tril()
-    added = torch.zeros(table.shape, dtype=torch.float64).masked_fill(~table, torch.finfo(torch.float64).min)  # fmt: skip
-    with torch.no_grad():
-        here = from_hf(theirs)(ids, documents=documents)
-        there = theirs(ids, attention_mask=added, position_ids=places).logits
-    assert_close(here, there, atol=1e-10, rtol=0)
+    table = table & torch.ones(n, n, dtype=torch.bool).tril()
+    lowest = torch.finfo(torch.float64).min
+    added = torch.zeros(table.shape, dtype=torch.float64).masked_fill(~table, lowest)
+    given = dict(attention_mask=added, position_ids=places)
+    return from_hf(theirs), theirs, ids, documents, given
+
+
+@every_decoder
+@every_kind
+def test_packed_rows_are_theirs_with_a_table(kind, sizes):
+    ours, theirs, ids, documents, given = packed_decoders(kind, sizes)
+    out = {}
+
+    def run_ours():
+        out["here"] = ours(ids, documents=documents)
+
+    def run_theirs():
+        out["there"] = theirs(ids, **given).logits
+
+    every = torch.ones_like(ids, dtype=torch.bool)
+    gaps = gap_by_block(ours.stack.blocks, run_ours, theirs.model.layers, run_theirs, every)
+    assert len(gaps) == sizes[0] and max(gaps) <= 1e-10
+    assert_close(out["here"], out["there"], atol=1e-10, rtol=0)
+
+
+def packed_losses(kind, sizes):
+    "Nobody predicts the first token of the next document."
+    ours, theirs, ids, documents, given = packed_decoders(kind, sizes)
+    counted = documents[:, 1:] == documents[:, :-1]
+    assert 0 < counted.sum() < counted.numel()
+    both = ours(ids, documents=documents), theirs(ids, **given).logits
+    return ours, theirs, [shared_loss(x[:, :-1], ids[:, 1:], counted) for x in both]
+
+
+@every_decoder
+@every_kind
+def test_packed_loss_and_every_gradient(kind, sizes):
+    ours, theirs, losses = packed_losses(kind, sizes)
+    assert abs(losses[0].item() / losses[1].item() - 1) <= 1e-9
+    for loss in losses:
+        loss.backward()
+    assert gradient_gap(ours, theirs, llama_names(ours.config)) <= 1e-9
+
+
+@every_decoder
+@every_kind
+def test_packed_adamw_step(kind, sizes):
+    ours, theirs, losses = packed_losses(kind, sizes)
+    assert gap_after_a_step(ours, theirs, *losses, llama_names(ours.config)) <= 1e-10
 
 
 @every_kind
@@ -247,6 +287,31 @@ def test_marian_loss_and_every_gradient(sizes, padding):
     own = {name for name, _ in ours.named_parameters()}
     names = {name: there for name, there in marian_names(ours.config).items() if name in own}
     assert gradient_gap(ours, theirs, names) <= 1e-9
+
+
+@every_padding
+@every_marian
+def test_marian_states_behind_every_block(sizes, padding):
+    """Both stacks. Packed pairs are left out, here and in the tests of loss, gradients and step:
+    cross-attention has one mask (B, S) for a whole row, ours as well as Marian's, so a target
+    packed behind another would read its neighbour's source: packing is not defined for pairs."""
+    theirs = make_marian(*sizes)
+    ours = from_hf(theirs)
+    ids, mask, _ = make_batch(*sizes[4:6], padding)
+    ids = ids.clamp(min=1)
+    target = 1 + (ids.flip(0) * 3) % (sizes[4] - 1)
+    target_mask = padding_mask(sizes[5], "none" if padding == "none" else "right")
+    asked = dict(input_ids=ids, attention_mask=mask)
+    asked |= dict(decoder_input_ids=target, decoder_attention_mask=target_mask)
+
+    def run_ours():  # Marian counts places, so ours is told them
+        memory = ours.encoder(ids, mask, positions=torch.arange(sizes[5]))
+        ours.decoder(target, target_mask, memory=memory, memory_mask=mask)
+
+    for side, real in (("encoder", mask), ("decoder", target_mask)):
+        blocks = getattr(ours, side).blocks, getattr(theirs.model, side).layers
+        gaps = gap_by_block(blocks[0], run_ours, blocks[1], lambda: theirs(**asked), real.bool())
+        assert len(gaps) == sizes[0] and max(gaps) <= 1e-10, side
 
 
 @every_marian

@@ -88,8 +88,8 @@ MUTANTS = [
     dict(
         name="read_in_training_mode",
         module=MODULE,
-        old="    model.load_state_dict(from_hf_weights(stored, names))\n    return model.eval()",
-        new="    model.load_state_dict(from_hf_weights(stored, names))\n    return model",
+        old="    model.load_state_dict(weights)\n    return model.eval()",
+        new="    model.load_state_dict(weights)\n    return model",
         why="A loaded model keeps dropping activations: the same text has another vector each time.",
         killed_by=UNIT + "test_a_saved_encoder_is_read_in_evaluation_mode",
     ),

@@ -481,4 +481,20 @@ MUTANTS = [
         killed_by=UNIT
         + "test_a_disk_that_is_full_while_it_is_written_is_one_line_and_leaves_nothing",
     ),
+    dict(
+        name="one_term_answers_for_all",
+        module=MODULE,
+        old="        if silent:  #",
+        new="        if len(silent) == len(terms):  #",
+        why="Sentence pairs count, so nobody notices that no word was ever masked: the loss falls, MLM never trains.",
+        killed_by=UNIT + "test_a_term_that_is_never_asked_is_named_before_the_work[mlm-wrong0]",
+    ),
+    dict(
+        name="context_compared_with_the_rows",
+        module=MODULE,
+        old="if context is not None and ids.size(-1) > context:",
+        new="if context is not None and ids.size(0) > context:",
+        why="Batch and length exchanged: rows that are too long fail deep in the first forward pass, or not at all.",
+        killed_by=UNIT + "test_a_text_longer_than_the_context_is_refused_before_the_first_step",
+    ),
 ]

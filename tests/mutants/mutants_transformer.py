@@ -215,4 +215,20 @@ MUTANTS = [
         why="A comparison at equal weights that gives the gated model half as many again.",
         killed_by=UNIT + "test_counts_are_those_of_the_model",
     ),
+    dict(
+        name="source_counted_as_long_as_the_target",
+        module=MODULE,
+        old="offering = n_source * 2 *",
+        new="offering = n_target * 2 *",
+        why="Keys and values of the memory belong to the source; equal lengths in a first try hide it.",
+        killed_by=UNIT + "test_operations_of_a_pair_seen_by_hooks",
+    ),
+    dict(
+        name="look_at_the_source_has_no_norm",
+        module=MODULE,
+        old='norms = 2 * one["norms"] + c.n_layer * a_norm',
+        new='norms = 2 * one["norms"]',
+        why="Two stacks, so twice the norms; that the decoder's blocks have three is forgotten.",
+        killed_by=UNIT + "test_counts_of_a_pair_are_those_of_the_model",
+    ),
 ]
