@@ -21,6 +21,7 @@ from llmchain.pretrain.gpt import (
     from_hf_weights,
     generate,
     linear_probe,
+    load_gpt,
     next_token_probabilities,
     penalize_repetition,
     stream_windows,
@@ -430,3 +431,72 @@ def test_a_repeated_token_is_penalized_when_written():
 
     out = generate(Fixed(), torch.tensor([[0]]), 3, 0.0, repetition_penalty=10.0, cached=False)
     assert out.tolist() == [[0, 3, 5, 6]]
+
+
+# ---------------------------------------------------------------- a folder of somebody else's
+
+
+def saved_gpt(folder, **more):
+    "GPT-2 as transformers saves it, with a tokenizer of 19 tokens beside it."
+    from tokenizers import Tokenizer, models
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 19, "n_positions": 12, "n_layer": 2, "n_head": 2, "n_embd": 16}
+    theirs = GPT2LMHeadModel(GPT2Config(**sizes | more)).eval()
+    theirs.save_pretrained(folder)
+    words = {f"w{n}": n for n in range(19)}
+    Tokenizer(models.WordLevel(words, "w0")).save(str(folder / "tokenizer.json"))
+    return theirs
+
+
+@pytest.mark.parametrize("more", [{}, {"vocab_size": 128}], ids=["own", "padded"])
+def test_a_folder_of_transformers_is_read(tmp_path, more):
+    theirs, ids = saved_gpt(tmp_path, **more), batch()
+    with torch.inference_mode():
+        assert (load_gpt(tmp_path)(ids) - theirs(ids).logits).abs().max() < 1e-5
+
+
+def test_names_without_their_prefix_are_read_as_well(tmp_path):
+    "As the first GPT-2 was published."
+    from safetensors.torch import load_file, save_file
+
+    theirs, ids, file = saved_gpt(tmp_path), batch(), tmp_path / "model.safetensors"
+    bare = {n.removeprefix("transformer."): w.half() for n, w in load_file(file).items()}
+    save_file(bare, file)
+    model = load_gpt(str(tmp_path))
+    assert {p.dtype for p in model.parameters()} == {torch.float32} and not model.training
+    with torch.inference_mode():
+        assert (model(ids) - theirs(ids).logits).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "refused"), [(18, True), (19, False), (146, False), (147, True)]
+)
+def test_a_tokenizer_in_the_folder_must_be_its_own(tmp_path, vocab_size, refused):
+    "Fewer rows than tokens, or more than padding explains."
+    saved_gpt(tmp_path, vocab_size=vocab_size)
+    if not refused:
+        assert load_gpt(tmp_path).config.vocab_size == vocab_size
+        return
+    with pytest.raises(ValueError, match=f"knows 19 tokens, the model {vocab_size}; take the"):
+        load_gpt(tmp_path)
+
+
+def test_a_folder_that_is_not_what_it_says_is_one_line(tmp_path):
+    import json
+
+    saved_gpt(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for wrong, says in [
+        ({"n_positions": 24}, "is .12, 16. in model.safetensors, config.json asks for .24, 16.;"),
+        ({"n_layer": 3}, "12 weights are missing"),
+        ({"activation_function": "relu"}, "needs gelu_new"),
+    ]:
+        (tmp_path / "config.json").write_text(json.dumps(config | wrong))
+        with pytest.raises(ValueError, match=says) as told:
+            load_gpt(tmp_path)
+        assert "\n" not in str(told.value)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="pytorch_model.bin is a pickle and may run code"):
+        load_gpt(tmp_path)

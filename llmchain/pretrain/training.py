@@ -935,9 +935,13 @@ def steps_left(
     if left:
         check_tokens(model, batches(begin))
         first = range(max(0, min(begin, n_steps - 10)), n_steps)[:10]  # a short rest looks back
-        counts = [objective.counts(batches(step)) for step in first]
-        terms = dict.fromkeys(term for seen in counts for term in seen)
-        silent = [term for term in terms if not any(seen.get(term) for seen in counts)]
+        asked: dict[str, bool] = {}
+        for step in first:
+            for term, n in objective.counts(batches(step)).items():
+                asked[term] = asked.get(term, False) or bool(n)
+            if asked and all(asked.values()):
+                break
+        silent = [term for term, found in asked.items() if not found]
         if silent:  # the others would hide that it never trains
             raise ValueError(
                 f"train: nothing to count for {' and '.join(silent)} in the batches of steps "
