@@ -212,7 +212,7 @@ def refuse_long(
     where: str,  # file and row, for the message
     longest: int = LONGEST,  # characters
 ) -> None:
-    "Windows could read it, but nobody means to send a book as one sentence."
+    "Refuse what nobody means to send as one text; of a book, most would go unread or unmeant."
     if (size := sum(map(len, words))) > longest:
         told = "cut it into parts, or raise `longest`"
         raise ValueError(f"{where}: {size:,} characters, at most {longest:,}; {told}")
