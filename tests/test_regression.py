@@ -108,7 +108,7 @@ def test_files_name_the_row_and_the_remedy(tmp_path):
     with pytest.raises(ValueError, match="a.jsonl, row 2: not JSON"):
         read("a.jsonl", b'{"text": "a", "score": 1}\n[1]\n')
     with pytest.raises(ValueError, match="a.jsonl, row 2: 100,000 characters, at most 20,000"):
-        read("a.jsonl", good[:31].encode() + b'{"text": "%s", "score": 1}' % (b"x" * 100_000))
+        read("a.jsonl", good[:30].encode() + b'{"text": "%s", "score": 1}' % (b"x" * 100_000))
     with pytest.raises(ValueError, match="a.jsonl, row 2: score nan is not a number"):
         read("a.jsonl", b'{"text": "a", "score": 1}\n{"text": "b", "score": NaN}\n')
     table = b'text_a,text_b,score\r\n"a, b","c\nd",4.5\r\nx,y,9\r\n'
