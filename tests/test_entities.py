@@ -1,6 +1,8 @@
 """Labels, windows, CRF, perceptron, measures, files and pages of the entities chapter."""
 
+import itertools
 import json
+import math
 import re
 
 import numpy as np
@@ -19,6 +21,7 @@ from llmchain.finetune.entities import (
     TaggingObjective,
     by_novelty,
     check_row,
+    check_rows,
     chinese_names,
     collate_tags,
     cut,
@@ -29,14 +32,19 @@ from llmchain.finetune.entities import (
     fill_frame,
     find_entities,
     first_pieces,
+    fit_path_temperature,
     gazetteer,
     highlighted,
+    label_marginals,
     legal_transitions,
     load_tagger,
     log_partition,
     look_up,
     merge,
+    outermost,
     paired_f1,
+    path_nats,
+    path_rules,
     path_score,
     pattern_of,
     piece_labels,
@@ -48,6 +56,7 @@ from llmchain.finetune.entities import (
     save_tagger,
     sentences_of,
     span_confusion,
+    span_row,
     spans,
     split_of,
     tag_names,
@@ -55,6 +64,7 @@ from llmchain.finetune.entities import (
     viterbi,
     windows_of,
     word_pieces,
+    word_probabilities,
     word_scores,
 )
 from llmchain.pretrain.bert import Bert, BertConfig
@@ -100,6 +110,62 @@ def test_an_orphan_run_is_one_repair():
 @given(any_tags)
 def test_strict_entities_are_some_of_the_lenient_ones(tags):
     assert {e[1:] for e in spans(tags, strict=True)} <= {e[1:] for e in spans(tags)}
+
+
+any_entity = st.tuples(st.sampled_from("xy"), st.integers(0, 9), st.integers(1, 4))
+
+
+@given(st.lists(any_entity, max_size=8))
+def test_outermost_keeps_the_longest_and_counts_the_rest(given_):
+    entities = [(kind, start, start + size) for kind, start, size in given_]
+    kept, dropped = outermost(entities)
+    assert dropped == len(entities) - len(kept)
+    assert all(a[2] <= b[1] for a, b in itertools.pairwise(kept))  # in order, no word twice
+    assert set(kept) <= set(entities)
+    for kind, a, b in entities:  # what went met one that is longer, or as long and not to its right
+        meets = [k for k in kept if k[1] < b and a < k[2]]
+        assert any((a - b, a) >= (k[1] - k[2], k[1]) for k in meets), (kind, a, b)
+    assert spans(tags_of(kept, 14)) == kept
+    assert outermost(kept) == (kept, 0)
+
+
+def test_of_nested_names_the_outer_one_stays():
+    inner, outer, far = ("LOC", 2, 3), ("ORG", 0, 3), ("PER", 4, 5)
+    assert outermost([inner, far, outer]) == ([outer, far], 1)
+    assert outermost([("x", 1, 3), ("y", 0, 2)]) == ([("y", 0, 2)], 1)
+    assert outermost([outer, outer]) == ([outer], 1) and outermost([]) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("entities", "told"),
+    [
+        ([("x", 0, 3), ("y", 1, 2)], "y from 1 to 2 overlaps another"),
+        ([("x", 3, 5)], "x from 3 to 5 is not within 4 words"),
+        ([("x", 2, 2)], "x from 2 to 2 is not within"),
+    ],
+)
+def test_labels_of_entities_that_have_no_place_are_refused(entities, told):
+    with pytest.raises(ValueError, match=told):
+        tags_of(entities, 4)
+
+
+def test_a_row_of_spans_is_read_with_suspicion():
+    text = {"chars": "伦敦大学在"}
+    one, two = {"type": "y", "start": 0, "end": 2}, {"type": "x", "start": 0, "end": 4}
+    row, dropped = span_row(text | {"entities": [one, two]}, "here")
+    assert row == {"tokens": list("伦敦大学在"), "tags": ["B-x", "I-x", "I-x", "I-x", "O"]}
+    assert dropped == 1 and span_row(text | {"entities": []}, "here")[0]["tags"] == ["O"] * 5
+    for entities, told in (
+        (None, "needs a text `chars` and a list"),
+        ([[0, 2]], "an entity without `type`, `start` or `end`"),
+        ([{"type": "x", "start": 0}], "an entity without `type`, `start` or `end`"),
+        ([two | {"end": 6}], "x from 0 to 6; it must lie within the 5 characters"),
+        ([two | {"end": "4"}], "x from 0 to 4; it must lie"),
+    ):
+        with pytest.raises(ValueError, match="zh.jsonl, row 7: " + told):
+            span_row(text | {"entities": entities}, "zh.jsonl, row 7")
+    with pytest.raises(ValueError, match="row 1: 100,000 characters, at most 20,000"):
+        span_row({"chars": "字" * 100_000, "entities": []}, "row 1")
 
 
 # ── measures ──────────────────────────────────────────────────────────────────────────────────────
@@ -184,6 +250,69 @@ def test_rules_leave_legal_paths_only(seed, n):
     legal = [LABELS[k] for k in scores.argmax(1)]
     if not repair(legal)[1]:  # where words by themselves are legal, rules change nothing
         assert decode(scores, LABELS, "rules")[0] == legal
+
+
+def tried(scores, rules, temperature):
+    "Every legal path of a sentence and its probability."
+    T, K = scores.shape
+    paths = np.array(list(itertools.product(range(K), repeat=T)))
+    S = rules[1][paths[:, 0]] + rules[2][paths[:, -1]] + scores[np.arange(T), paths].sum(1)
+    S = S + sum(rules[0][paths[:, t - 1], paths[:, t]] for t in range(1, T))
+    weights = np.exp(S / temperature)
+    return paths, weights / weights.sum()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.4, 3.0])
+@pytest.mark.parametrize("learnt", [False, True])
+def test_marginals_and_nats_equal_all_paths(learnt, temperature):
+    draw, crf = np.random.default_rng(0), CRF(5, rate=1.0) if learnt else None
+    if learnt:
+        for parameter in crf.parameters():
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    rules = path_rules(LABELS, crf)
+    scores = [draw.normal(size=(n, 5)) * 2 for n in (4, 1, 3)]
+    right = [[1, 2, 0, 3], [3], [0, 0, 1]]
+    nats = 0.0
+    for some, found, path in zip(
+        scores, word_probabilities(scores, rules, temperature, 2), right, strict=True
+    ):
+        paths, p = tried(some, rules, temperature)
+        by_hand = [[p[paths[:, t] == k].sum() for k in range(5)] for t in range(len(some))]
+        assert found.shape == some.shape and np.abs(found - by_hand).max() < 1e-12
+        assert np.allclose(found.sum(1), 1) and found[0, [2, 4]].max() == 0  # no I- begins
+        nats -= math.log(p[(paths == path).all(1)].item())
+        assert decode(some, LABELS, "crf" if learnt else "rules", crf)[0] == [
+            LABELS[k] for k in paths[p.argmax()]
+        ]  # what ships is the most probable path, at every temperature
+    assert abs(path_nats(scores, right, rules, temperature) - nats / 8) < 1e-12
+
+
+def test_padding_has_no_marginal_and_gradients_may_be_off():
+    emissions, a, s, f = random_crf(0, (2, 6, 3), (3, 3), (3,), (3,))
+    mask = torch.arange(6) < torch.tensor([[4], [6]])
+    with torch.inference_mode():
+        p = label_marginals(emissions, mask, a, s, f)
+    assert torch.allclose(p.sum(2), mask.double()) and not p[0, 4:].any()
+
+
+def test_one_temperature_for_a_path_finds_what_is_there():
+    "Labels drawn from the model at temperature 2 are best told at temperature 2, by rules and CRF."
+    draw, crf = np.random.default_rng(0), CRF(5, rate=1.0)
+    torch.nn.init.normal_(crf.transitions, generator=torch.Generator().manual_seed(1))
+    rules = path_rules(LABELS, crf)
+    scores = [draw.normal(size=(3, 5)) * 4 for _ in range(400)]
+    right = []
+    for some in scores:
+        paths, p = tried(some, rules, 2.0)
+        right.append(paths[draw.choice(len(paths), p=p)].tolist())
+    found = fit_path_temperature(scores, right, rules)
+    assert abs(found - 2) < 0.25
+    best = path_nats(scores, right, rules, found)
+    assert all(best <= path_nats(scores, right, rules, t) + 1e-6 for t in (0.5, 1.0, 1.9, 2.1, 5.0))
+    with pytest.raises(ValueError, match="path 2 breaks the rules of BIO; repair it first"):
+        path_nats(scores[:2], [right[0], [0, 2, 0]], rules)
+    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
+        path_nats(scores, right, rules, 0.0)
 
 
 def test_crf_moves_by_its_rate():
@@ -343,7 +472,8 @@ def test_a_saved_tagger_opens_anywhere_and_answers_alike(tmp_path, tokenizer, cr
     folder.mkdir()
     if crf:
         torch.nn.init.normal_(model.crf.transitions, generator=torch.Generator().manual_seed(3))
-    save_tagger(folder, model, tokenizer, LABELS)
+    save_tagger(folder, model, tokenizer, LABELS, {"temperature": 1.5})
+    assert json.loads((folder / "calibration.json").read_text()) == {"temperature": 1.5}
     theirs = AutoModelForTokenClassification.from_pretrained(folder).eval()
     ours, labels = load_tagger(folder)
     assert labels == LABELS == [theirs.config.id2label[i] for i in range(5)]
@@ -367,7 +497,15 @@ def test_texts_that_have_no_answer_and_long_ones_that_have(tokenizer):
     with pytest.raises(ValueError, match="text 1 has only unknown pieces"):
         ask(["ᚠ", "ᚢ"])
     assert ask() == []
-    assert len(ask(["x" * 100_000, "ada"], ["a"] * 3000)) == 2  # long is no error
+    assert len(ask(["x" * 10_000, "ada"], ["a"] * 3000)) == 2  # long is no error
+    with pytest.raises(
+        ValueError, match="text 2: 100,003 characters, at most 20,000; cut"
+    ) as error:
+        ask(["ada"], ["x" * 100_000, "ada"])
+    assert "\n" not in str(error.value)
+    assert find_entities(model, tokenizer, LABELS, [["a"] * 30], 20, 3, longest=30)
+    with pytest.raises(ValueError, match="31 characters, at most 30"):
+        find_entities(model, tokenizer, LABELS, [["a"] * 31], 20, 3, longest=30)
 
 
 def test_decode_wants_a_way_it_knows():
@@ -406,6 +544,11 @@ GOOD = {"tokens": ["Ada", "met"], "tags": ["B-x", "O"]}
         ({"tokens": ["Ada"]}, "no `tags`; give one label"),
         ({"tokens": [], "tags": []}, "an empty text or token; delete it"),
         ({"tokens": ["Ada", " "], "tags": ["O", "O"]}, "an empty text or token; delete it"),
+        ({"tokens": "Ada", "tags": ["O"] * 3}, "no list `tokens`; give the words"),
+        ({"tokens": ["Ada", "met"], "tags": "OO"}, "no `tags`; give one label"),
+        ({"tokens": ["x" * 100_000], "tags": ["O"]}, "100,000 characters, at most 20,000; cut it"),
+        ([1], "not JSON ([1]); one object a line"),
+        ("Ada", "not JSON (Ada); one object a line"),
     ],
 )
 def test_a_wrong_row_is_named_with_its_remedy(tmp_path, row, told):
@@ -424,6 +567,19 @@ def test_wrong_encoding_and_broken_json_are_named(tmp_path):
     path.write_text(json.dumps(GOOD) + "\n{'tokens': 1}\n")
     with pytest.raises(ValueError, match=r"^old.jsonl, row 2: not JSON .*; one object a line$"):
         read_tagged(path, ["x"])
+
+
+def test_a_file_of_one_class_is_refused(tmp_path):
+    nothing = GOOD | {"tags": ["O", "O"]}
+    with pytest.raises(
+        ValueError, match=r"^my.jsonl: 2 rows and no entity, all labels are O; label"
+    ):
+        read_tagged(written(tmp_path, nothing, nothing), ["x"])
+    assert len(read_tagged(written(tmp_path, nothing, GOOD), ["x"])) == 2  # a sentence may be empty
+    with pytest.raises(ValueError, match="train: 0 rows and no entity"):
+        check_rows([], LABELS, "train")
+    with pytest.raises(ValueError, match="train, row 2: 2 tokens, 1 tags"):
+        check_rows([GOOD, GOOD | {"tags": ["O"]}], LABELS, "train")
 
 
 def test_a_learnt_sentence_cannot_judge():

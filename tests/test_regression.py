@@ -87,6 +87,8 @@ def tokenizer(tmp_path):
         ({"text_a": "a", "text_b": " ", "score": 1}, "an empty or missing text"),
         ({"text_a": "a", "score": 1}, "an empty or missing text"),
         ({"text": "", "score": 1}, "an empty or missing text"),
+        ({"text": "x" * 100_000, "score": 1}, "100,000 characters, at most 20,000; cut it"),
+        ({"text_a": "a", "text_b": "x" * 20_001, "score": 1}, "20,001 characters, at most"),
     ],
 )
 def test_a_wrong_row_is_refused_with_its_place(row, told):
@@ -105,6 +107,8 @@ def test_files_name_the_row_and_the_remedy(tmp_path):
         read("a.jsonl", good.encode("latin-1"))
     with pytest.raises(ValueError, match="a.jsonl, row 2: not JSON"):
         read("a.jsonl", b'{"text": "a", "score": 1}\n[1]\n')
+    with pytest.raises(ValueError, match="a.jsonl, row 2: 100,000 characters, at most 20,000"):
+        read("a.jsonl", good[:30].encode() + b'{"text": "%s", "score": 1}' % (b"x" * 100_000))
     with pytest.raises(ValueError, match="a.jsonl, row 2: score nan is not a number"):
         read("a.jsonl", b'{"text": "a", "score": 1}\n{"text": "b", "score": NaN}\n')
     table = b'text_a,text_b,score\r\n"a, b","c\nd",4.5\r\nx,y,9\r\n'
@@ -416,6 +420,11 @@ def test_a_saved_regressor_opens_and_says_the_same(kind, tmp_path, tokenizer):
         score_texts(ours, tokenizer, facts, first)
     with pytest.raises(ValueError, match="2 and 1 texts"):
         score_texts(ours, tokenizer, facts, first, second[:1])
+    long = [second[0], "dog " * 25_000]
+    for pair in ((first, long), (long, first)):  # not an answer to its first lines
+        with pytest.raises(ValueError, match="^score_texts: row 2: 100,000 characters, at most"):
+            score_texts(ours, tokenizer, facts, *pair)
+    assert len(score_texts(ours, tokenizer, facts, first, long, longest=100_000)["score"]) == 2
 
 
 def test_single_texts_are_read_once(tmp_path, tokenizer):

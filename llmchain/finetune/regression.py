@@ -34,6 +34,7 @@ from llmchain.finetune.classification import (
     predict,
     table_rows,
 )
+from .entities import LONGEST, refuse_long
 from ..pretrain.bert import Bert, load_bert, to_hf
 from ..pretrain.objectives import mse
 from ..pretrain.training import modes_kept, to_device
@@ -52,11 +53,13 @@ def check_scored(
     low: float,  # least score there is
     high: float,  # greatest score there is
     where: str,  # file and row, for the message
+    longest: int = LONGEST,  # characters of each text
 ) -> float:  # the score
     "Refuse a row that is no text, or pair of texts, with one number."
     for text in texts_of(row):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{where}: an empty or missing text; delete the row")
+        refuse_long([text], where, longest)
     given = row.get("score")
     if given is None or given == "":
         raise ValueError(f"{where}: no `score`; give a number from {low:g} to {high:g}")
@@ -571,18 +574,22 @@ def load_regressor(
     model.head.load_state_dict(head)
     return model.eval(), facts
 
-
+# %% ../../nbs/03_finetuning/15_regression.ipynb #f54c38b2
 def score_texts(
     model: Regressor,  # in any mode; left in it
     tokenizer: Callable,  # of transformers
     facts: dict,  # of load_regressor
     first: Sequence[str],  # N texts
     second: Sequence[str] | None = None,  # N texts that go with them, if the model reads pairs
+    longest: int = LONGEST,  # characters of each text
 ) -> dict[str, np.ndarray]:  # score, low and high, (N,) each, within the range of the target
     "One number a row with its interval; a pair is read in both orders."
     if facts["pairs"] != (second is not None):
         told = "pairs of texts" if facts["pairs"] else "single texts"
         raise ValueError(f"score_texts: this model reads {told}; give it those")
+    for side in (first, second or ()):
+        for number, text in enumerate(side, 1):
+            refuse_long([text], f"score_texts: row {number}", longest)
     given = [(first, second), (second, first)] if facts["pairs"] else [(first, None)]
     rows = [encode_pairs(tokenizer, *some, facts["max_tokens"]) for some in given]
     pad_id, device = tokenizer.pad_token_id or 0, model.head.weight.device

@@ -13,6 +13,20 @@ def bug(name, old, new, why, killed_by):
 
 MUTANTS = [
     bug(
+        "only the first text of a pair has a limit",
+        "for side in (first, second or ()):",
+        "for side in (first,):",
+        "A book in the second place is answered from its first lines, and nobody is told.",
+        "test_a_saved_regressor_opens_and_says_the_same",
+    ),
+    bug(
+        "a file's texts have no limit",
+        "        refuse_long([text], where, longest)\n",
+        "",
+        "A row that swallowed the rest of the file is learnt as one text, cut in silence.",
+        "test_files_name_the_row_and_the_remedy",
+    ),
+    bug(
         "a column against a row",
         "    if predictions.shape != targets.shape:\n",
         "    if predictions.numel() != targets.numel():\n",
