@@ -9,12 +9,16 @@ from llmchain.finetune.classification import (
     ClassificationObjective,
     Classifier,
     accuracy,
+    check_rows,
+    checked_splits,
     collate,
     confusion_matrix,
     epoch_batches,
+    evaluate,
     expected_calibration_error,
     first_token,
     fit_temperature,
+    fit_words,
     keep_frozen_states,
     leaked,
     length_batches,
@@ -24,12 +28,18 @@ from llmchain.finetune.classification import (
     mcnemar,
     only_unknown,
     padding_share,
+    paired_measure,
     predict,
     read_examples,
+    refuse_shared,
+    refuse_unknown,
     reliability,
+    shared_rows,
     softmax,
+    standing,
     table_rows,
     to_hf_classifier,
+    without_shared,
 )
 from llmchain.pretrain.bert import Bert, BertConfig
 from llmchain.pretrain.training import train
@@ -171,6 +181,75 @@ def test_calibration():
 
 def test_a_leak_is_seen():
     assert leaked(["So, it ends."], ["so it ends", "so it begins"]) == [0]
+    assert leaked([":)"], [":(", ":)"]) == [1]  # nothing is left of both but their signs
+
+
+def told_by(texts):
+    return {
+        name: [{"text": text, "label": i % 2} for i, text in enumerate(some)]
+        for name, some in texts.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (
+            {
+                "train": ["a", "b", "So, it ends"],
+                "validation": ["c", "d"],
+                "test": ["e", "SO IT ENDS."],
+            },
+            "mine/train, row 3: the same text is in test, row 2; remove it from train",
+        ),
+        (
+            {"train": ["a", "b"], "validation": ["c", "B!"], "test": ["d", "e"]},
+            "mine/train, row 2: the same text is in validation, row 2; remove it from train",
+        ),
+        (
+            {"train": ["a", "b"], "validation": ["c", "d"], "test": ["d", "c"]},
+            "mine/validation, row 1 and 1 more: the same text is in test, row 2",
+        ),
+    ],
+)
+def test_a_text_in_two_splits_is_refused_and_can_be_dropped(texts, told):
+    splits = told_by(texts)
+    with pytest.raises(ValueError) as error:
+        refuse_shared(splits, "mine")
+    assert told in str(error.value) and "\n" not in str(error.value)
+    kept, n_gone = without_shared(splits)
+    assert n_gone == len(shared_rows(splits)) and not shared_rows(kept)
+    assert kept["test"] == splits["test"]  # what judges last is kept whole
+    refuse_shared(kept, "mine")
+
+
+def test_splits_are_checked_numbered_and_apart():
+    splits = told_by({"train": ["a", "b", "c", "d"], "validation": ["e", "f"], "test": ["A", "g"]})
+    kept, n_gone = checked_splits(splits, ["0", "1"], "mine")
+    assert n_gone == 1 and [row["row"] for row in kept["train"]] == [2, 3, 4]
+    assert "row" not in splits["train"][0]
+    splits["test"][1]["label"] = 7
+    with pytest.raises(ValueError, match="mine/test, row 2: label 7 is not one of: 0, 1"):
+        checked_splits(splits, ["0", "1"], "mine")
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([("a", 0), ("b", 2)], "mine, row 2: label 2 is not one of: 0, 1"),
+        ([("a", 0), ("b", float("nan"))], "mine, row 2: label nan is not one of: 0, 1"),
+        ([("a", None)], "mine, row 1: no `label`; give one of: 0, 1"),
+        ([("a", 1), (" \n", 0)], "mine, row 2: an empty or missing `text`"),
+        ([("a", 1), (None, 0)], "mine, row 2: an empty or missing `text`"),
+        ([("x" * 100_000, 1)], "mine, row 1: 100,000 characters, at most 20,000"),
+        ([("a", 1), ("b", 1)], "mine: needs rows of two classes at least; found: 1"),
+        ([], "mine: needs rows of two classes at least; found: no rows"),
+    ],
+)
+def test_rows_in_memory_are_read_with_the_same_suspicion(rows, told):
+    with pytest.raises(ValueError) as error:
+        check_rows([{"text": text, "label": label} for text, label in rows], ["0", "1"], "mine")
+    assert told in str(error.value) and "\n" not in str(error.value)
 
 
 def test_saved_and_read_back(tmp_path):
@@ -247,3 +326,65 @@ def test_texts_of_which_nothing_is_seen_are_found():
 
     ids = [torch.tensor([2, 9, 3]), torch.tensor([2, 1, 1, 3]), torch.tensor([2, 3])]
     assert only_unknown(Words(), ids) == [1, 2]
+    refuse_unknown(Words(), ids[:1], "mine")
+    with pytest.raises(ValueError, match="mine, row 2 and 1 more: only unknown tokens; delete"):
+        refuse_unknown(Words(), ids, "mine")
+    with pytest.raises(ValueError, match="mine, row 70 and 1 more: only unknown tokens"):
+        refuse_unknown(Words(), ids, "mine", [60, 70, 80])
+
+
+def test_the_split_that_is_named_judges():
+    model, rows = small(n_classes=2).eval(), {"train": some_rows(12, 1), "test": some_rows(12, 2)}
+    told = {split: predict(model, rows[split]).argmax(1) for split in rows}
+    labels = {"train": told["train"], "test": 1 - told["test"]}  # learnt by heart, always wrong
+    assert accuracy(evaluate(model, rows, labels, "train")) == 1.0
+    assert accuracy(evaluate(model, rows, labels, "test")) == 0.0
+    one = evaluate(model, rows, labels, "test", batch_size=1)
+    assert (
+        one.tolist()
+        == metrics.confusion_matrix(labels["test"], told["test"], labels=[0, 1]).tolist()
+    )
+    with pytest.raises(ValueError, match="test has 12 texts and 11 labels"):
+        evaluate(model, rows, labels | {"test": labels["test"][1:]}, "test")
+
+
+def test_the_opponent_learns_its_words_from_train_alone():
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    texts = {"train": ["good fun", "bad work", "good", "bad"], "validation": ["good odd", "bad"]}
+    labels = {"train": np.array([1, 0, 1, 0]), "validation": np.array([1, 0])}
+    vectorizer = TfidfVectorizer()
+    model, score = fit_words(vectorizer, texts, labels)
+    assert score == 1.0 and "odd" not in vectorizer.vocabulary_
+    x = TfidfVectorizer().fit_transform(texts["train"])
+    same = LogisticRegression(C=1, max_iter=1000).fit(x, labels["train"])
+    assert np.allclose(model.coef_, same.coef_)  # of equals the first
+
+
+def test_interval_over_texts_is_that_of_the_formula():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 2000)
+    a, b = (np.where(rng.random(2000) < p, labels, 1 - labels) for p in (0.8, 0.7))
+    found = paired_measure(labels, a, b, 2, accuracy, np.random.default_rng(1))
+    differences = (a == labels).astype(float) - (b == labels)
+    assert found.mean == pytest.approx(differences.mean()) and found.n == 2000
+    half = 1.96 * differences.std() / 2000**0.5
+    assert found.low == pytest.approx(differences.mean() - half, abs=0.004)
+    assert found.high == pytest.approx(differences.mean() + half, abs=0.004)
+    assert standing(found) == "ahead"
+    other_way = paired_measure(labels, b, a, 2, accuracy, np.random.default_rng(1))
+    assert other_way.mean == pytest.approx(-found.mean) and standing(other_way) == "behind"
+
+
+def test_interval_over_texts_pairs_them_and_takes_the_mean_of_runs():
+    rng = np.random.default_rng(0)
+    labels, a = rng.integers(0, 3, 300), rng.integers(0, 3, (2, 300))
+    same = paired_measure(labels, a, a[::-1], 3, macro_f1, np.random.default_rng(1), 50)
+    assert max(abs(same.mean), abs(same.low), abs(same.high)) < 1e-12
+    assert standing(same) == "not told apart"
+    perfect = paired_measure(labels, labels, a, 3, macro_f1, np.random.default_rng(1), 50)
+    mean = np.mean([metrics.f1_score(labels, run, average="macro") for run in a])
+    assert perfect.mean == pytest.approx(1 - mean)
+    with pytest.raises(ValueError, match="300 labels, 300 and 299 calls; pair them by text"):
+        paired_measure(labels, a, a[:, 1:], 3, macro_f1, rng)

@@ -52,4 +52,31 @@ MUTANTS = [
         why="Step and epoch confused: one batch is repeated a whole epoch long.",
         killed_by=f"{TESTS}::test_every_text_is_in_one_batch",
     ),
+    dict(
+        name="evaluation on the train split",
+        module=MODULE,
+        old="    logits = predict(model, rows[split], **options)\n"
+        "    return confusion_matrix(labels[split], logits.argmax(1), n_classes)",
+        new='    logits = predict(model, rows["train"], **options)\n'
+        '    return confusion_matrix(labels["train"], logits.argmax(1), n_classes)',
+        why="A split's name left over from a trial: what was learnt by heart is reported as the test score.",
+        killed_by=f"{TESTS}::test_the_split_that_is_named_judges",
+    ),
+    dict(
+        name="validation is not compared with test",
+        module=MODULE,
+        old="        later |= {form: (name, i) for i, form in enumerate(forms[name])}",
+        new="        later = later or {form: (name, i) for i, form in enumerate(forms[name])}",
+        why="Only the last split is remembered, so training sentences that choose on validation pass.",
+        killed_by=f"{TESTS}::test_a_text_in_two_splits_is_refused_and_can_be_dropped",
+    ),
+    dict(
+        name="unpaired bootstrap",
+        module=MODULE,
+        old="[mean_measure(a, weights) - mean_measure(b, weights) for weights in drawn]",
+        new="[\n        mean_measure(a, weights) - mean_measure(b, other)\n"
+        "        for weights, other in zip(drawn, drawn[::-1], strict=True)\n    ]",
+        why="Each model gets its own draw of texts: the interval is too wide, and what helps is called chance.",
+        killed_by=f"{TESTS}::test_interval_over_texts_pairs_them_and_takes_the_mean_of_runs",
+    ),
 ]
