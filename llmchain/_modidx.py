@@ -991,6 +991,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'llmchain/finetune/translation.py'),
                                                'llmchain.finetune.translation.look_up': ( '03_finetuning/translation.html#look_up',
                                                                                           'llmchain/finetune/translation.py'),
+                                               'llmchain.finetune.translation.next_token_probabilities': ( '03_finetuning/translation.html#next_token_probabilities',
+                                                                                                           'llmchain/finetune/translation.py'),
                                                'llmchain.finetune.translation.pair_batch': ( '03_finetuning/translation.html#pair_batch',
                                                                                              'llmchain/finetune/translation.py'),
                                                'llmchain.finetune.translation.pair_epochs': ( '03_finetuning/translation.html#pair_epochs',
