@@ -809,6 +809,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'llmchain/finetune/preferences.py'),
                                                'llmchain.finetune.preferences.kl_terms': ( '03_finetuning/preferences.html#kl_terms',
                                                                                            'llmchain/finetune/preferences.py'),
+                                               'llmchain.finetune.preferences.of_both': ( '03_finetuning/preferences.html#of_both',
+                                                                                          'llmchain/finetune/preferences.py'),
                                                'llmchain.finetune.preferences.pad_left': ( '03_finetuning/preferences.html#pad_left',
                                                                                            'llmchain/finetune/preferences.py'),
                                                'llmchain.finetune.preferences.preference_pairs': ( '03_finetuning/preferences.html#preference_pairs',
