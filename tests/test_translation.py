@@ -32,6 +32,7 @@ from llmchain.finetune.translation import (
     ibm_model_1,
     load_course_translator,
     look_up,
+    next_token_probabilities,
     pair_batch,
     pair_epochs,
     pair_groups,
@@ -305,6 +306,20 @@ def test_what_a_source_is_padded_with_does_not_matter():
     torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-6)
 
 
+def test_next_token_probabilities_are_of_target_tokens_alone():
+    "Each token of each target once, its end included, in whatever batch; what they cost is the loss."
+    model, pairs = small_model().train(), drawn_pairs(9)
+    p, came = next_token_probabilities(model, pairs, 60)
+    assert model.training and p.shape == (sum(len(b) for _, b in pairs), 290)
+    assert sorted(came.tolist()) == sorted(t for _, b in pairs for t in b)
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    model.eval()
+    total = TranslationObjective().sums(model, pair_batch(pairs, range(9)))["seq2seq"]
+    assert -np.log(p[np.arange(len(came)), came]).sum() == pytest.approx(
+        float(total.detach()), rel=1e-4
+    )
+
+
 # ── the search ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -529,6 +544,8 @@ def test_kinds_of_error():
     assert error_kinds("Open %s", "打开文件", "打开 %s", "zh") == ["placeholder lost"]
     alien = error_kinds("Open", "Open", "打开", "zh")
     assert alien == ["untranslated", "nothing in common"]
+    assert error_kinds("打开", "Open 开", "Open", "en") == ["untranslated"]
+    assert error_kinds("打开", "Open", "Open 开", "en") == []
     assert "stutters" in error_kinds("Open", "打开打开打开", "打开", "zh")
     assert error_kinds("Open", "", "打开", "zh")[0] == "empty"
     assert error_kinds("Open", "打开", "打开", "zh") == []

@@ -7,9 +7,9 @@ __all__ = ['WORDS', 'GENERATED', 'CHAT_TOKENS', 'CHAT_TEMPLATE', 'ANSWER_FORMATS
            'read_instructions', 'drawn_task', 'generated_rows', 'refuse_shared', 'chat_tokenizer', 'encode_chat',
            'encode_row', 'encode_prompt', 'with_more_tokens', 'collate_chat', 'collate_pairs', 'token_log_probs',
            'answer_log_probs', 'AnswerObjective', 'pad_left', 'answer_ids', 'reward', 'faulty', 'preference_pairs',
-           'check_pair', 'frozen_copy', 'reference_log_probs', 'dpo_losses', 'DPOObjective', 'preferred', 'RewardModel',
-           'bradley_terry', 'RewardObjective', 'advantages', 'kl_terms', 'grpo_losses', 'GRPOObjective', 'rollout',
-           'save_chat']
+           'check_pair', 'of_both', 'frozen_copy', 'reference_log_probs', 'dpo_losses', 'DPOObjective', 'preferred',
+           'RewardModel', 'bradley_terry', 'RewardObjective', 'advantages', 'kl_terms', 'grpo_losses', 'GRPOObjective',
+           'rollout', 'save_chat']
 
 # %% ../../nbs/03_finetuning/17_preferences.ipynb #5d998017
 import copy
@@ -392,6 +392,15 @@ def check_pair(
         raise ValueError(f"{where}: chosen and rejected are the same answer; delete the row")
 
 # %% ../../nbs/03_finetuning/17_preferences.ipynb #14f50791
+def of_both(
+    score: Callable[[Tensor, Tensor], Tensor],  # input_ids, labels (N, T) -> (N,)
+    batch: dict[str, Tensor],  # input_ids and labels (B, 2, T)
+) -> Tensor:  # (B, 2): of chosen and of rejected
+    "A number for both answers of each pair, all computed together."
+    flat = (batch[name].flatten(0, 1) for name in ("input_ids", "labels"))  # (2B, T) each
+    return score(*flat).unflatten(0, (-1, 2))
+
+
 def frozen_copy(
     model: nn.Module,  # is left alone
 ) -> nn.Module:  # a copy of its own that learns nothing, in evaluation mode
@@ -406,8 +415,8 @@ def reference_log_probs(
 ) -> Tensor:  # (B, 2) nats: of chosen and of rejected; without a gradient
     "ln p of both answers, computed once: the reference never changes."
     with modes_kept(model):
-        flat = (batch[name].flatten(0, 1) for name in ("input_ids", "labels"))
-        return answer_log_probs(model.eval(), *flat).unflatten(0, (-1, 2))
+        model.eval()
+        return of_both(lambda *rows: answer_log_probs(model, *rows), batch)
 
 # %% ../../nbs/03_finetuning/17_preferences.ipynb #81dda9da
 def dpo_losses(
@@ -444,8 +453,7 @@ class DPOObjective:
         batch: dict[str, Tensor],  # input_ids and labels (B, 2, T); reference (B, 2)
     ) -> dict[str, Tensor]:  # {"dpo": () nats, summed}
         "Forward pass and summed loss of one batch."
-        flat = (batch[name].flatten(0, 1) for name in ("input_ids", "labels"))
-        log_probs = answer_log_probs(model, *flat).unflatten(0, (-1, 2))
+        log_probs = of_both(lambda *rows: answer_log_probs(model, *rows), batch)
         return {"dpo": dpo_losses(log_probs, batch["reference"], self.beta).sum()}
 
 # %% ../../nbs/03_finetuning/17_preferences.ipynb #795e846b
@@ -508,8 +516,7 @@ class RewardObjective:
         batch: dict[str, Tensor],  # input_ids and labels (B, 2, T)
     ) -> dict[str, Tensor]:  # {"pairs": () nats, summed}
         "Forward pass and summed loss of one batch."
-        flat = (batch[name].flatten(0, 1) for name in ("input_ids", "labels"))
-        rewards = model(*flat).unflatten(0, (-1, 2))  # (B, 2)
+        rewards = of_both(model, batch)  # (B, 2)
         return {"pairs": bradley_terry(rewards[:, 0], rewards[:, 1]).sum()}
 
 # %% ../../nbs/03_finetuning/17_preferences.ipynb #f5a2224a

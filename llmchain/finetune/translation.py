@@ -9,7 +9,8 @@ __all__ = ['PACKAGES', 'IDEOGRAPH', 'LETTERS', 'LONGEST', 'PLACEHOLDER', 'SLOTS'
            'pair_padding', 'pair_batch', 'pair_epochs', 'translator_config', 'TranslationObjective', 'ranked',
            'Finished', 'extend', 'beam_search', 'SourceReader', 'attended', 'encoded_sources', 'translate', 'cut',
            'bleu_counts', 'bleu', 'chrf_counts', 'chrf', 'signature', 'ibm_model_1', 'split_words', 'look_up',
-           'safe_or_source', 'error_kinds', 'search_settings', 'save_translator', 'load_course_translator']
+           'next_token_probabilities', 'safe_or_source', 'error_kinds', 'search_settings', 'save_translator',
+           'load_course_translator']
 
 # %% ../../nbs/03_finetuning/14_translation.ipynb #9a79a0bc
 import json
@@ -782,6 +783,28 @@ def look_up(
     text = ("" if language == "zh" else " ").join(found)
     return re.sub(r" ([.,:;!?])", r"\1", text) if language == "en" else text
 
+# %% ../../nbs/03_finetuning/14_translation.ipynb #7c1e0a03
+@torch.inference_mode()
+def next_token_probabilities(
+    model: EncoderDecoder,  # left in the mode it was found in
+    pairs: Sequence[tuple[list[int], list[int]]],  # ids of source and target
+    most: int,  # places of a batch
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # (N, V) probabilities, (N,) the tokens that came; N target tokens, ends included
+    "What a translator expects at each place of a true text (Kumar & Sarawagi 2019); padding left out."
+    sizes = np.array([[len(a), len(b)] for a, b in pairs])
+    expected, came = [], []
+    with modes_kept(model):
+        model.eval()
+        for chosen in token_batches(sizes, most):
+            batch = pair_batch(pairs, chosen)
+            logits = model(batch["input_ids"], batch["decoder_input_ids"], batch["attention_mask"])
+            asked = batch["labels"] != -100  # (B, T)
+            expected.append(logits[asked].float().softmax(-1))
+            came.append(batch["labels"][asked])
+    return torch.cat(expected).numpy(), torch.cat(came).numpy()
+
 # %% ../../nbs/03_finetuning/14_translation.ipynb #aa56e2ba
 def safe_or_source(
     sources: Sequence[str],  # N texts
@@ -816,7 +839,8 @@ def error_kinds(
         kinds.append("too short")
     if len(a) > 2 * len(b):
         kinds.append("too long")
-    if language == "zh" and not IDEOGRAPH.search(output) and IDEOGRAPH.search(reference):
+    signs = [bool(IDEOGRAPH.search(text)) for text in (output, reference)]
+    if signs[0] != signs[1] == (language == "zh"):  # none where some are due, or some are left
         kinds.append("untranslated")
     if not set(a) & set(b):
         kinds.append("nothing in common")

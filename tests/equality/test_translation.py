@@ -8,10 +8,11 @@ import sacrebleu
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MarianConfig, MarianMTModel
 
-from llmchain.data.augment import load_translator
+from llmchain.data.augment import back_translate, load_translator
 from llmchain.finetune.translation import (
     EOS,
     PAD,
+    SLOTS,
     SourceReader,
     beam_search,
     bleu,
@@ -20,7 +21,10 @@ from llmchain.finetune.translation import (
     chrf_counts,
     gettext_pairs,
     hide,
+    load_course_translator,
     pair_batch,
+    placeholders,
+    reveal,
     save_translator,
     search_settings,
     shared_bpe,
@@ -106,15 +110,15 @@ def test_greedy_is_a_beam_of_one():
         assert text == (row[: row.index(EOS)] if EOS in row else row)[: len(text)]
 
 
-def small_translator(tmp_path):
+def small_translator(tmp_path, n_beams=3, seed=0):
     texts = [t for r in gettext_pairs(["sphinx"])[:300] for t in (r["en"], r["zh"])]
     bpe = shared_bpe([hide(t)[0] for t in texts], 600)
     config = translator_config(600, 48, 2, 2, 16, 0.1)
-    model = EncoderDecoder(config, torch.Generator().manual_seed(0)).eval()
+    model = EncoderDecoder(config, torch.Generator().manual_seed(seed)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)
-    save_translator(tmp_path, model, bpe, ("en", "zh"), 3, 1.0)
+    save_translator(tmp_path, model, bpe, ("en", "zh"), n_beams, 1.0)
     return model, bpe
 
 
@@ -137,10 +141,47 @@ def test_what_is_stored_opens_in_the_library_with_equal_logits(tmp_path):
     assert (settings.num_beams, settings.max_length, settings.forced_eos_token_id) == (3, 49, None)
 
 
+SENTENCES = ["Open the file", "build finished with problems", "", "done", "  ", "see also: index"]
+
+
 def test_back_translation_of_the_course_opens_it(tmp_path):
-    small_translator(tmp_path)
-    out = load_translator(tmp_path)(["Open the file", ""])
-    assert len(out) == 2 and out[1] == ""
+    "What 05 reads from the folder with the library is what 14 says with its own search, one beam wide."
+    small_translator(tmp_path, n_beams=1)
+    theirs, ours = load_translator(tmp_path), load_course_translator(tmp_path)
+    said = ours(SENTENCES)
+    # slots that stand for nothing are dropped by us alone
+    assert [reveal(text, []).strip() for text in theirs(SENTENCES)] == said
+    assert said[2] == said[4] == "" and len({*said}) > 3  # no two sources alike
+    assert load_translator(tmp_path, batch_size=2)(SENTENCES[::-1]) == theirs(SENTENCES)[::-1]
+
+
+def test_back_translation_goes_there_and_back_and_loses_no_text(tmp_path):
+    "Two folders, one for each way: N texts for N, in their order, so that labels stay beside them."
+    folders = [tmp_path / way for way in ("there", "back")]
+    for seed, folder in enumerate(folders):
+        folder.mkdir()
+        small_translator(folder, n_beams=1, seed=seed)
+    there, back = (load_course_translator(folder, cut=True) for folder in folders)
+    whole = back_translate(SENTENCES, there, back)
+    assert len(whole) == len(SENTENCES) and whole[2] == "" and whole[4] == "  "
+    for text, after in zip(SENTENCES, whole, strict=True):
+        assert after == (back(there([text]))[0] or text)  # alone it becomes the same
+    library = back_translate(SENTENCES, *(load_translator(folder) for folder in folders))
+    assert [bool(text) for text in library] == [bool(text) for text in whole]
+
+
+def test_back_translation_puts_placeholders_back_and_invents_none(tmp_path):
+    "A translator that writes the first slot alone: what comes out is what that slot stood for."
+    _, bpe = small_translator(tmp_path, n_beams=2)
+    theirs = MarianMTModel.from_pretrained(tmp_path)
+    theirs.final_logits_bias[0, bpe.token_to_id(SLOTS[0])] = 200.0  # beats all words
+    theirs.save_pretrained(tmp_path)
+    texts = ["Save %s as {name}", "{name} is not there", "Open", "see `pip` and %(n)d"]
+    said = load_course_translator(tmp_path)(texts)
+    for text, out in zip(texts, said, strict=True):
+        known = placeholders(text)
+        assert {*placeholders(out)} == {*known[:1]} and not {*SLOTS} & {*out}
+    assert back_translate(texts, load_course_translator(tmp_path), list)[2] == "Open"  # lost: kept
 
 
 # ── sacreBLEU: no dependency of the course, compared where it is installed ──────────────────────

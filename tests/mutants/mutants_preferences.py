@@ -172,4 +172,12 @@ MUTANTS = [
         why="As in training: all but the longest prompt are answered after their padding.",
         killed_by=f"{TESTS}::test_prompts_are_padded_on_the_left_and_answers_do_not_depend_on_it",
     ),
+    dict(
+        name="both answers of a pair come from two pairs",
+        module=MODULE,
+        old="return score(*flat).unflatten(0, (-1, 2))",
+        new="return score(*flat).unflatten(0, (2, -1)).T",
+        why="As if all chosen came first and then all rejected: each answer is compared with a stranger's.",
+        killed_by=f"{EQUALITY}::test_reward_model_loss_and_gradients",
+    ),
 ]

@@ -155,4 +155,20 @@ MUTANTS = [
         why="The E step without its denominator: not the share of the word, but its old probability.",
         killed_by=f"{TESTS}::test_model_1_is_that_of_the_paper",
     ),
+    dict(
+        name="calibration counts padding",
+        module=MODULE,
+        old='asked = batch["labels"] != -100  # (B, T)',
+        new='asked = batch["decoder_input_ids"] != PAD',
+        why="What the decoder reads is at hand and has a padding: the first token of each text is left out, what comes after the end is asked.",
+        killed_by=f"{TESTS}::test_next_token_probabilities_are_of_target_tokens_alone",
+    ),
+    dict(
+        name="signs left in English go unseen",
+        module=MODULE,
+        old='if signs[0] != signs[1] == (language == "zh"):',
+        new='if language == "zh" and signs[0] != signs[1]:',
+        why="Written for Chinese and used for English: a text that stayed half Chinese counts as other words.",
+        killed_by=f"{TESTS}::test_kinds_of_error",
+    ),
 ]
