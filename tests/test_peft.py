@@ -17,6 +17,7 @@ from llmchain.finetune.peft import (
     LoRALinear,
     Prompted,
     SharedLinear,
+    WordPrompted,
     activation_bytes,
     adapt,
     adapters,
@@ -27,6 +28,7 @@ from llmchain.finetune.peft import (
     matching,
     merged,
     n_trainable,
+    plain_copy,
     read_adapter,
     rows_use,
     save_adapter,
@@ -56,7 +58,7 @@ def small_bert(seed=1, n_layer=3, n_embd=16):
     return bert
 
 
-def small(pooling="mean", n_frozen=0, seed=1):
+def small(pooling="pooler", n_frozen=0, seed=1):
     generator, bert = torch.Generator().manual_seed(seed), small_bert(seed)
     return split_projections(Classifier(bert, 3, pooling, n_frozen, generator)).eval()
 
@@ -310,7 +312,7 @@ def test_an_adapter_of_another_base_changes_nothing(stored):
         attach(small(seed=2), adapter)
     wide, short = small_bert(n_embd=24), small_bert(n_layer=2)
     for bert, said in ((wide, "this model needs"), (short, "this model has no .*layer.2")):
-        model = split_projections(Classifier(bert, 3, "mean"))
+        model = split_projections(Classifier(bert, 3))
         with pytest.raises(ValueError, match=f"is of another base: .*{said}"):
             attach(model, adapter)
         assert not adapters(model)
@@ -321,6 +323,84 @@ def test_an_adapter_of_another_base_changes_nothing(stored):
     )
     with pytest.raises(ValueError, match="None"):
         attach(small(), read_adapter(folder))
+
+
+def without_fingerprint(folder, name="small"):
+    "As peft writes it: a name of the base, and no fingerprint."
+    file, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    save_file(load_file(file), file, {"format": "pt"})
+    said = json.loads(config.read_text()) | {"base_model_name_or_path": name}
+    config.write_text(json.dumps(said))
+    return read_adapter(folder)
+
+
+def test_a_base_that_cannot_be_verified_is_named_or_refused(stored):
+    folder, model = stored
+    adapter = without_fingerprint(folder)
+    for base_name, said in (
+        (None, "cannot be verified: peft wrote it .*'small'; .*say attach.*base_name='small'"),
+        ("other", "is for 'small', not 'other'; load that one"),
+    ):
+        base = small(seed=2)  # of the same shapes
+        with pytest.raises(ValueError, match=said) as error:
+            attach(base, adapter, base_name)
+        assert not adapters(base) and "\n" not in str(error.value)
+        assert all(p.requires_grad for p in base.bert.blocks.parameters())
+    again = attach(small(), adapter, base_name="small").eval()
+    assert torch.equal(again(**some_batch()), model(**some_batch()))
+    for nobody in (None, ""):
+        with pytest.raises(ValueError, match="without a name; write it into adapter_config.json"):
+            attach(small(), without_fingerprint(folder, nobody), base_name="")
+
+
+def test_a_name_does_not_overrule_the_fingerprint(stored):
+    with pytest.raises(ValueError, match="trained on weights .*; load the base it was trained on"):
+        attach(small(seed=2), read_adapter(stored[0]), base_name="small")
+
+
+def test_pooling_is_that_of_the_library(stored, tmp_path):
+    "SEQ_CLS is opened as BertForSequenceClassification, which has a pooler."
+    for pooling in ("mean", "cls"):
+        other = small(pooling)
+        with pytest.raises(ValueError, match=f"this model pools with '{pooling}'; build it with"):
+            attach(other, read_adapter(stored[0]))
+        assert not adapters(other)
+        with pytest.raises(ValueError, match=f"pools with '{pooling}'; .* train it with that"):
+            save_adapter(tmp_path, with_lora(pooling=pooling), "small")
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "mean", "cls"])
+def test_a_plain_copy_computes_the_same_and_has_nothing_of_ours(pooling):
+    targets = [*ALL, "pooler"] if pooling == "pooler" else ALL
+    model = with_lora(targets=targets, pooling=pooling)
+    start = copy.deepcopy(model.state_dict())
+    plain, want = plain_copy(model), Classifier(small_bert(), 3, pooling).state_dict()
+    torch.testing.assert_close(plain(**some_batch()), model(**some_batch()), atol=1e-5, rtol=1e-5)
+    assert {n: w.shape for n, w in plain.state_dict().items()} == {
+        n: w.shape for n, w in want.items()
+    }
+    assert all(torch.equal(w, start[n]) for n, w in model.state_dict().items())
+    bare = small(pooling)
+    assert torch.equal(
+        plain_copy(bare).bert.blocks[0].attention.qkv.weight,
+        small_bert().blocks[0].attention.qkv.weight,
+    )
+    model.bert.blocks[0].mlp.up.merge()
+    with pytest.raises(RuntimeError, match="already merged; unmerge first"):
+        plain_copy(model)
+
+
+def test_a_prompt_before_the_words_leaves_room_for_itself():
+    prompted, batch = WordPrompted(small(), 3).eval(), some_batch()
+    together = prompted(**batch)
+    for i, n in enumerate(batch["attention_mask"].sum(1).tolist()):
+        alone = prompted(**{k: v[i : i + 1, :n] for k, v in batch.items()})
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-5)
+    long = torch.ones(1, 18, dtype=torch.long)
+    with pytest.raises(ValueError, match="at most 17 tokens beside 3 prompts.*got .* 18 tokens"):
+        prompted(long, long)
+    with pytest.raises(ValueError, match="needs n_frozen=0"):
+        WordPrompted(small(n_frozen=1), 3)(**batch)
 
 
 def test_what_reading_refuses(stored):
@@ -393,7 +473,7 @@ def test_each_row_of_a_batch_has_its_own_adapter(pooling):
 
 def test_a_head_of_other_classes_and_unread_tensors_are_refused(stored):
     folder, _ = stored
-    two = split_projections(Classifier(small_bert(), 2, "mean"))
+    two = split_projections(Classifier(small_bert(), 2))
     with pytest.raises(ValueError, match="tells 3 classes apart, this model 2"):
         attach(two, read_adapter(folder))
     assert not adapters(two)

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['THEIR_NAMES', 'Projections', 'split_projections', 'n_trainable', 'factors', 'energy', 'Adapted', 'check_lora',
            'LoRALinear', 'matching', 'block_number', 'adapt', 'adapters', 'merged', 'DoRALinear', 'IA3Linear',
-           'BottleneckLinear', 'Prompted', 'state_bytes', 'activation_bytes', 'their_name', 'base_sha256',
-           'save_adapter', 'Adapter', 'adapter_config', 'read_adapter', 'adapted_layers', 'adapted_head', 'attach',
-           'SharedLinear', 'SharedHead', 'share', 'rows_use']
+           'BottleneckLinear', 'Prompted', 'WordPrompted', 'state_bytes', 'activation_bytes', 'their_name',
+           'base_sha256', 'one_kind', 'save_adapter', 'Adapter', 'adapter_config', 'read_adapter', 'adapted_layers',
+           'check_base', 'adapted_head', 'attach', 'plain_copy', 'SharedLinear', 'SharedHead', 'share', 'rows_use']
 
 # %% ../../nbs/03_finetuning/16_peft.ipynb #ce680fee
+import copy
 import difflib
 import hashlib
 import json
@@ -54,6 +55,15 @@ class Projections(nn.Module):
     ) -> Tensor:  # (…, 3 C)
         "The three, one after the other."
         return torch.cat([self.query(x), self.key(x), self.value(x)], -1)
+
+    def stacked(self) -> nn.Linear:  # (C) -> (3 C)
+        "One layer again."
+        parts = (self.query, self.key, self.value)
+        weight, bias = (torch.cat([getattr(p, kind) for p in parts]) for kind in ("weight", "bias"))
+        with torch.random.fork_rng(devices=[]):
+            whole = nn.Linear(weight.size(1), len(weight)).to(weight)
+        whole.load_state_dict({"weight": weight, "bias": bias})
+        return whole
 
 # %% ../../nbs/03_finetuning/16_peft.ipynb #56cf4345
 def split_projections(
@@ -110,7 +120,9 @@ class Adapted(nn.Module):
 
     def merged(self) -> tuple[Tensor, Tensor | None]:  # (out, in) and (out,)
         "Weight and bias of the one linear layer that computes the same."
-        raise TypeError(f"{type(self).__name__}: what is learnt is not linear, it cannot be merged")
+        raise TypeError(
+            f"{type(self).__name__}: what is learnt is not linear, it cannot be merged; keep it"
+        )
 
     def train(
         self,
@@ -134,7 +146,9 @@ def merge(
         raise RuntimeError(f"{type(self).__name__}: already merged; unmerge first")
     new = {k: v for k, v in zip(("weight", "bias"), self.merged(), strict=True) if v is not None}
     if not all(v.isfinite().all() for v in new.values()):
-        raise FloatingPointError(f"{type(self).__name__}: the merged weight is not finite")
+        raise FloatingPointError(
+            f"{type(self).__name__}: the merged weight is not finite; train it again, slower"
+        )
     self.kept = {k: v.clone() for k, v in self.base.state_dict().items()}
     self.base.load_state_dict(new)
 
@@ -145,7 +159,7 @@ def unmerge(
 ) -> None:
     "Put the base back, bit for bit."
     if not self.kept:
-        raise RuntimeError(f"{type(self).__name__}: not merged")
+        raise RuntimeError(f"{type(self).__name__}: not merged; merge first")
     self.base.load_state_dict(self.kept)
     self.kept = {}
 
@@ -409,6 +423,28 @@ class Prompted(nn.Module):
         mask = torch.cat([attention_mask[:, :1], seen, attention_mask[:, 1:]], 1)
         return self.model(hidden=x, attention_mask=mask)
 
+# %% ../../nbs/03_finetuning/16_peft.ipynb #5cf91e8f
+class WordPrompted(Prompted):
+    "Learnt vectors before the words, in front of [CLS]: where peft puts them."
+
+    def forward(
+        self,
+        input_ids: Tensor,  # (B, T) int64; P + T at most block_size
+        attention_mask: Tensor,  # (B, T), 1 for a token and 0 for padding
+    ) -> Tensor:  # (B, K) scores
+        "Scores of the texts; pooler and cls read the first prompt vector."
+        model, b, P = self.model, self.model.bert, len(self.prompt)
+        longest = b.config.block_size - P
+        if model.n_frozen or input_ids.size(1) > longest:
+            told = f"n_frozen=0 and at most {longest} tokens beside {P} prompts"
+            got = f"n_frozen={model.n_frozen} and {input_ids.size(1)} tokens"
+            raise ValueError(f"WordPrompted: needs {told}, got {got}; cut texts, build it anew")
+        words = b.token_embedding(input_ids)  # (B, T, C)
+        x = torch.cat([self.prompt.to(words.dtype).expand(len(words), -1, -1), words], 1)
+        x = x + b.type_embedding.weight[0] + b.position_embedding.weight[: x.size(1)]
+        mask = torch.cat([attention_mask.new_ones(len(x), P), attention_mask], 1)  # (B, P + T)
+        return model(hidden=b.dropout(b.norm(x)), attention_mask=mask)
+
 # %% ../../nbs/03_finetuning/16_peft.ipynb #fc635192
 def state_bytes(
     optimizer: torch.optim.Optimizer,  # after a step
@@ -487,24 +523,33 @@ def base_sha256(
         found.update(weights[name].detach().float().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
 
+# %% ../../nbs/03_finetuning/16_peft.ipynb #79090e7c
+def one_kind(
+    model: Classifier,  # to be saved
+) -> tuple[int, float, bool, float]:  # r, alpha, rs and dropout of all its adapters
+    "What a configuration can say of all layers at once; refuses what it cannot."
+    found, who = list(adapters(model).values()), "save_adapter"
+    if model.pooling != "pooler":
+        told = "a SEQ_CLS adapter is read with pooling 'pooler': train it with that"
+        raise ValueError(f"{who}: this model pools with {model.pooling!r}; {told}")
+    if not found or {type(m) for m in found} != {LoRALinear}:
+        raise ValueError(f"{who}: needs LoRALinear at every adapted layer; adapt with that alone")
+    if any(m.kept for m in found):
+        raise ValueError(f"{who}: needs a model that is not merged; unmerge first")
+    if len(kinds := {(m.r, m.alpha, m.rs, m.dropout.p) for m in found}) != 1:
+        told = f"got {sorted(kinds)}; adapt with one"
+        raise ValueError(f"{who}: needs LoRALinear of one r, alpha, rs and dropout, {told}")
+    return kinds.pop()
+
 # %% ../../nbs/03_finetuning/16_peft.ipynb #ac41e6cd
 def save_adapter(
     folder: Path,  # exists
-    model: Classifier,  # adapted by LoRALinear, not merged
+    model: Classifier,  # with pooling "pooler", adapted by LoRALinear, not merged
     base_name: str,  # where the base comes from: a name on the Hub or a folder
 ) -> None:
     "The adapter alone, as peft writes it: adapter_config.json and adapter_model.safetensors."
     layers = {n: m for n, m in adapters(model).items() if type(m) is LoRALinear}
-    kinds = {(m.r, m.alpha, m.rs, m.dropout.p) for m in layers.values()}
-    if (
-        len(kinds) != 1
-        or len(layers) != len(adapters(model))
-        or any(m.kept for m in layers.values())
-    ):
-        raise ValueError(
-            "save_adapter: needs LoRALinear of one r, alpha, rs and dropout, not merged"
-        )
-    ((r, alpha, rs, dropout),) = kinds
+    r, alpha, rs, dropout = one_kind(model)
     config = {"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": base_name}
     config |= {"r": r, "lora_alpha": alpha, "lora_dropout": dropout, "use_rslora": rs}
     config |= {"target_modules": [their_name(n) for n in layers], "modules_to_save": ["classifier"]}
@@ -537,16 +582,19 @@ def adapter_config(
     "Read how an adapter was made; refuses what LoRALinear does not compute."
     file = folder / "adapter_config.json"
     if not file.is_file():
-        raise FileNotFoundError(f"read_adapter: no adapter_config.json in {folder}")
+        told = "give the folder that save_adapter or peft's save_pretrained has written"
+        raise FileNotFoundError(f"read_adapter: no adapter_config.json in {folder}; {told}")
     config = {"lora_dropout": 0.0, "use_rslora": False} | json.loads(file.read_text())
     needed = ("peft_type", "r", "lora_alpha", "target_modules")
     if missing := [name for name in needed if config.get(name) is None]:
-        raise ValueError(f"read_adapter: {file}: no {', '.join(missing)}")
+        told = "save the adapter again, or write what it was trained with"
+        raise ValueError(f"read_adapter: {file}: no {', '.join(missing)}; {told}")
     plain = {"peft_type": "LORA", "use_dora": False, "bias": "none", "fan_in_fan_out": False}
     plain |= {"rank_pattern": {}, "alpha_pattern": {}, "lora_bias": False}
     wrong = [f"{k} {config[k]!r} (only {v!r})" for k, v in plain.items() if config.get(k, v) != v]
     if wrong:
-        raise ValueError(f"read_adapter: {file}: cannot compute {'; '.join(wrong)}")
+        told = "use peft for it, or train it as plain LoRA"
+        raise ValueError(f"read_adapter: {file}: cannot compute {'; '.join(wrong)}; {told}")
     return config
 
 # %% ../../nbs/03_finetuning/16_peft.ipynb #b527e315
@@ -558,7 +606,7 @@ def read_adapter(
     config, file = adapter_config(folder), folder / "adapter_model.safetensors"
     if not file.is_file():
         pickle = "; adapter_model.bin is a pickle and may run code: save it as safetensors"
-        hint = pickle if (folder / "adapter_model.bin").is_file() else ""
+        hint = pickle if (folder / "adapter_model.bin").is_file() else "; save the adapter again"
         raise FileNotFoundError(f"read_adapter: no adapter_model.safetensors in {folder}{hint}")
     try:
         with safe_open(file, "pt") as stored:
@@ -567,7 +615,8 @@ def read_adapter(
                 n.removeprefix("base_model.model."): stored.get_tensor(n).float() for n in names
             }
     except SafetensorError as error:
-        raise ValueError(f"read_adapter: {file} is no safetensors file ({error})") from None
+        told = f"is no safetensors file ({error}); copy or save the adapter again"
+        raise ValueError(f"read_adapter: {file} {told}") from None
     return Adapter(config, weights, note.get("base_sha256"), folder)
 
 # %% ../../nbs/03_finetuning/16_peft.ipynb #3fc08aaf
@@ -575,18 +624,18 @@ def adapted_layers(
     model: Classifier,  # with split projections, not adapted
     adapter: Adapter,  # of the same base
 ) -> dict[str, tuple[Tensor, Tensor]]:  # our name -> A (r, in) and B (out, r)
-    "Which layers an adapter is for; refuses an adapter of another base, before any change."
+    "Which layers an adapter is for; refuses one for other layers or sizes, before any change."
     ours = {their_name(n): n for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     who, r, found, wrong = f"adapter {adapter.folder}", adapter.config["r"], {}, []
+    told = "load the base it was trained on"
     given = [
         n.removesuffix(".lora_A.weight") for n in adapter.weights if n.endswith("lora_A.weight")
     ]
     if unknown := [name for name in given if name not in ours]:
-        raise ValueError(f"{who} is of another base: this model has no {unknown[0]}")
+        raise ValueError(f"{who} is of another base: this model has no {unknown[0]}; {told}")
     if still := [name for name in given if block_number(ours[name]) < model.n_frozen]:
-        raise ValueError(
-            f"{who} adapts {still[0]}; this model has n_frozen={model.n_frozen}, needs 0"
-        )
+        has = f"this model has n_frozen={model.n_frozen}, needs 0; build it with that"
+        raise ValueError(f"{who} adapts {still[0]}; {has}")
     for name in given:
         pair = tuple(adapter.weights.get(f"{name}.lora_{part}.weight") for part in "AB")
         base = model.get_submodule(ours[name])
@@ -595,13 +644,36 @@ def adapted_layers(
         wrong += [] if got == shapes else [f"{name} is {got}, this model needs {shapes}"]
         found[ours[name]] = pair
     if wrong or not found:
-        raise ValueError(f"{who} is of another base: {wrong[0] if wrong else 'it adapts no layer'}")
-    if adapter.base_sha256 and adapter.base_sha256 != (here := base_sha256(model)):
-        raise ValueError(
-            f"{who} is of another base: it was trained on weights {adapter.base_sha256[:12]}, these "
-            f"are {here[:12]}; load the base it was trained on"
-        )
+        first = wrong[0] if wrong else "it adapts no layer"
+        raise ValueError(f"{who} is of another base: {first}; {told}")
     return found
+
+# %% ../../nbs/03_finetuning/16_peft.ipynb #4cc62104
+def check_base(
+    model: Classifier,  # not adapted
+    adapter: Adapter,  # to be attached
+    base_name: str | None = None,  # what the caller calls these weights; None: not said
+) -> None:
+    "Refuse an adapter of other weights, or of weights that nobody vouches for, or of another pooling."
+    who, named = f"adapter {adapter.folder}", adapter.config.get("base_model_name_or_path")
+    if adapter.config.get("task_type") == "SEQ_CLS" and model.pooling != "pooler":
+        told = f"this model pools with {model.pooling!r}; build it with 'pooler'"
+        raise ValueError(f"{who} is of task SEQ_CLS, whose model pools with 'pooler'; {told}")
+    if adapter.base_sha256:
+        if adapter.base_sha256 != (here := base_sha256(model)):
+            told = f"weights {adapter.base_sha256[:12]}, these are {here[:12]}"
+            fix = "load the base it was trained on"
+            raise ValueError(f"{who} is of another base: it was trained on {told}; {fix}")
+    elif not named:
+        fix = "write it into adapter_config.json as base_model_name_or_path"
+        raise ValueError(f"{who}: its base cannot be verified: peft wrote it without a name; {fix}")
+    elif base_name is None:
+        told = f"peft wrote it without a fingerprint, for the base {named!r}"
+        fix = f"if these weights are that base, say attach(…, base_name={named!r})"
+        raise ValueError(f"{who}: its base cannot be verified: {told}; {fix}")
+    elif base_name != named:
+        fix = "load that one"
+        raise ValueError(f"{who} is of another base: it is for {named!r}, not {base_name!r}; {fix}")
 
 # %% ../../nbs/03_finetuning/16_peft.ipynb #e7d00a36
 def adapted_head(
@@ -612,21 +684,23 @@ def adapted_head(
     rest = {n: w for n, w in adapter.weights.items() if not re.search(r"lora_[AB]\.weight$", n)}
     head = {k: rest.pop(f"classifier.{k}") for k in ("weight", "bias") if f"classifier.{k}" in rest}
     if rest:
-        raise ValueError(
-            f"adapter {adapter.folder} holds {min(rest)}, which is neither LoRA nor head"
-        )
+        told = "which is neither LoRA nor head, so it would be left out; open it with peft"
+        raise ValueError(f"adapter {adapter.folder} holds {min(rest)}, {told}")
     if head and len(head["weight"]) != model.head.out_features:
         given, here = len(head["weight"]), model.head.out_features
-        raise ValueError(f"adapter {adapter.folder} tells {given} classes apart, this model {here}")
+        told = f"tells {given} classes apart, this model {here}; build it with n_classes={given}"
+        raise ValueError(f"adapter {adapter.folder} {told}")
     return head
 
 # %% ../../nbs/03_finetuning/16_peft.ipynb #65d613ed
 def attach(
     model: Classifier,  # with split projections, not adapted; is changed
     adapter: Adapter,  # of the same base
+    base_name: str | None = None,  # needed for an adapter of peft: what these weights are called
 ) -> Classifier:  # the same model, adapted, with the adapter's head
     "Put a stored adapter on its base."
     layers, c = adapted_layers(model, adapter), adapter.config
+    check_base(model, adapter, base_name)
     head = adapted_head(model, adapter)
     adapt(
         model,
@@ -640,6 +714,21 @@ def attach(
     if head:
         model.head.load_state_dict(head)
     return model
+
+# %% ../../nbs/03_finetuning/16_peft.ipynb #6f7bdbdc
+def plain_copy(
+    model: Classifier,  # its adapters not merged; left as it is
+) -> Classifier:  # on the CPU, in evaluation mode, without adapters
+    "An ordinary model that computes the same: adapters merged, projections stacked."
+    copied = copy.deepcopy(model).cpu().eval()
+    for name, adapter in adapters(copied).items():
+        adapter.merge()
+        parent, _, last = name.rpartition(".")
+        setattr(copied.get_submodule(parent), last, adapter.base)
+    for module in copied.modules():
+        if isinstance(module, SelfAttention) and isinstance(module.qkv, Projections):
+            module.qkv = module.qkv.stacked()
+    return copied
 
 # %% ../../nbs/03_finetuning/16_peft.ipynb #ab6a8aa7
 class SharedLinear(Adapted):
@@ -703,14 +792,14 @@ def share(
 ) -> Classifier:  # the base with all their adapters and heads; call it inside `rows_use`
     "Serve several adapters on one base."
     if odd := [k for k, m in enumerate(models) if base_sha256(m) != base_sha256(base)]:
-        raise ValueError(f"share: models {odd} are adapted on another base")
+        raise ValueError(f"share: models {odd} are adapted on another base; give each base its own")
     found = [adapters(m) for m in models]
     if {type(a) for layers in found for a in layers.values()} - {LoRALinear}:
-        raise ValueError("share: only LoRALinear can be told by row; one model has other adapters")
+        told = "one model has other adapters; serve that one alone"
+        raise ValueError(f"share: only LoRALinear can be told by row; {told}")
     if len(classes := {m.head.out_features for m in models}) != 1:
-        raise ValueError(
-            f"share: heads must have the same number of classes, got {sorted(classes)}"
-        )
+        told = f"got {sorted(classes)}; share each number by itself"
+        raise ValueError(f"share: heads must have the same number of classes, {told}")
     for name in dict.fromkeys(n for layers in found for n in layers):
         parent, _, last = name.rpartition(".")
         linear = base.get_submodule(name)

@@ -7,12 +7,12 @@ __all__ = ['PACKAGE', 'ORDER', 'N_WORDS', 'CHECKS', 'EXHIBITS', 'Bug', 'read_bug
            'set_aside', 'planted', 'toy_batch', 'loud', 'toy_gpt', 'largest', 'gradients', 'causal_loss_gap',
            'padding_gap', 'ignored_gradient', 'next_document_asked', 'answers_seen', 'seq2seq_gap', 'masked_toy',
            'deviation', 'share_gap', 'special_asked', 'labels_changed', 'masks_repeated', 'masked_split_gap',
-           'unpredicted', 'future_seen', 'packing_gap', 'toy_bert', 'padding_read', 'segments_unread', 'toy_seq2seq',
-           'source_padding_read', 'target_future_seen', 'fused_gap', 'group_gap', 'rotation_gap', 'distance_gap',
-           'gpt2_gap', 'head_gradient_gap', 'split_gap', 'toy_step', 'old_gradient', 'clipping_gap', 'first_rate_gap',
-           'decay_gap', 'muon_shape_gap', 'muon_rate_gap', 'toy_run', 'weights_gap', 'skipped_missing',
-           'global_stream_gap', 'recomputation_gap', 'evaluation_gap', 'cache_gap', 'resumed_gap', 'average_gap',
-           'evaluation_moves', 'Exhibit', 'hang', 'check_bug']
+           'unpredicted', 'pairs_mislabelled', 'other_split_read', 'future_seen', 'packing_gap', 'toy_bert',
+           'padding_read', 'segments_unread', 'toy_seq2seq', 'source_padding_read', 'target_future_seen', 'fused_gap',
+           'group_gap', 'rotation_gap', 'distance_gap', 'gpt2_gap', 'head_gradient_gap', 'split_gap', 'toy_step',
+           'old_gradient', 'clipping_gap', 'first_rate_gap', 'decay_gap', 'muon_shape_gap', 'muon_rate_gap', 'toy_run',
+           'weights_gap', 'skipped_missing', 'global_stream_gap', 'recomputation_gap', 'evaluation_gap', 'cache_gap',
+           'resumed_gap', 'average_gap', 'evaluation_moves', 'Exhibit', 'hang', 'check_bug']
 
 # %% ../../nbs/02_pretraining/42_museum.ipynb #bd0e03b6
 import runpy
@@ -26,6 +26,7 @@ from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import CodeType, SimpleNamespace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -338,6 +339,29 @@ def unpredicted(
     batch = parts.objectives.clm_batch(torch.arange(101).numpy(), 0, 10, 11, 0)
     asked = batch["input_ids"][:, 1:].flatten().bincount(minlength=101)
     return float((asked[1:] != 1).sum())
+
+# %% ../../nbs/02_pretraining/42_museum.ipynb #006ed57a
+def pairs_mislabelled(
+    parts: SimpleNamespace,  # of `planted`
+) -> float:  # pairs
+    "Pairs that are not 0 where B follows A and 1 where it does not (Devlin et al. 2019, 3.1)."
+    pairs = [(k, [10 * k, 10 * k + 1], [10 * k + 2, 10 * k + 3]) for k in range(20)]
+    out, label = parts.objectives.exchange_seconds(pairs, 8, np.random.default_rng(3))
+    follows = np.array([a[-1] + 1 == b[0] for a, b in out])
+    return float((label != ~follows).sum())
+
+
+def other_split_read(
+    parts: SimpleNamespace,  # of `planted`
+) -> float:  # tokens
+    "Tokens of a split that stand in the file of another."
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "meta.json").write_text("{}")
+        splits = dict(train=1, validation=2, test=3)
+        for split, token in splits.items():
+            np.save(Path(folder) / f"{split}.npy", np.full(5, token, np.uint16))
+        read = {split: parts.objectives.load_clm(folder, split)[0] for split in splits}
+        return float(sum((read[split] != token).sum() for split, token in splits.items()))
 
 # %% ../../nbs/02_pretraining/42_museum.ipynb #00a24579
 @torch.no_grad()
@@ -755,6 +779,8 @@ CHECKS |= {
     "new_masks": (masks_repeated, 0.3),
     "masked_split": (masked_split_gap, 1e-12),
     "epoch": (unpredicted, 0.0),
+    "pair_labels": (pairs_mislabelled, 0.0),
+    "own_split": (other_split_read, 0.0),
 }
 
 # %% ../../nbs/02_pretraining/42_museum.ipynb #61b4f1a4
@@ -842,6 +868,7 @@ EXHIBITS += hang(
     "objectives.rate_over_all_tokens_drawn_twice pairs chosen_share",
     "objectives.same_masks_every_epoch few_pairs new_masks",
     "objectives.mean_of_means pairs masked_split",
+    "objectives.nsp_labels_flipped topics pair_labels",
 )
 
 # %% ../../nbs/02_pretraining/42_museum.ipynb #25b97253
@@ -896,6 +923,7 @@ EXHIBITS += hang(
 # %% ../../nbs/02_pretraining/42_museum.ipynb #8017e35f
 EXHIBITS += hang(
     "evaluation and writing",
+    "objectives.evaluation_on_train stored own_split",
     "training.evaluation_without_eval dropout evaluation",
     "training.evaluation_is_a_mean_of_means padded evaluation",
     "gpt.dropout_in_evaluation dropout evaluation",

@@ -10,14 +10,16 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import BertForSequenceClassification
 
-from llmchain.finetune.classification import Classifier
+from llmchain.finetune.classification import Classifier, to_hf_classifier
 from llmchain.finetune.peft import (
     DoRALinear,
     IA3Linear,
     LoRALinear,
+    WordPrompted,
     adapt,
     adapters,
     attach,
+    plain_copy,
     read_adapter,
     save_adapter,
     split_projections,
@@ -166,11 +168,50 @@ def test_they_read_what_we_write(tmp_path, rs):
 )
 def test_we_read_what_they_write(tmp_path, targets):
     ours, theirs = whole_pair()
+    theirs.name_or_path = "loud"
     config = peft.LoraConfig(
         task_type="SEQ_CLS", r=4, lora_alpha=6, target_modules=targets, init_lora_weights=False
     )
     made = peft.get_peft_model(theirs, config).double().eval()
     made.save_pretrained(tmp_path)
-    attached = attach(ours, read_adapter(tmp_path)).double().eval()
+    attached = attach(ours, read_adapter(tmp_path), base_name="loud").double().eval()
     gap = (attached(**words()) - made(**words()).logits).abs().max()
     assert gap < 1e-5, gap  # the file is read as fp32
+
+
+def test_a_merged_model_is_opened_by_transformers_alone(tmp_path):
+    ours, _ = whole_pair()
+    adapt(ours, ["query", "mlp.up", "pooler"], lambda b: LoRALinear(b, 4, 6))
+    with torch.no_grad():
+        for i, adapter in enumerate(adapters(ours).values()):
+            adapter.lora_B.copy_(0.1 * numbers(*adapter.lora_B.shape, seed=i))
+    to_hf_classifier(plain_copy(ours), {0: "a", 1: "b", 2: "c"}).save_pretrained(tmp_path)
+    opened = BertForSequenceClassification.from_pretrained(tmp_path, dtype=torch.double).eval()
+    assert_close(opened(**words()).logits, ours(**words()), **EXACT)
+
+
+def test_prompt_tuning():
+    "Same prompt, same head: scores, gradients, one step of AdamW."
+    ours, theirs = whole_pair()
+    ours = WordPrompted(ours, 4).double().eval()
+    config = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=4)
+    theirs = peft.get_peft_model(theirs, config).double().eval()
+    prompt = theirs.prompt_encoder["default"].embedding
+    prompt.weight.data = ours.prompt.detach().clone()
+    batch = {k: v[:, :20] for k, v in words().items()}
+    mine, other = ours(**batch), theirs(**batch).logits
+    assert_close(mine, other, **EXACT)
+    mine.sin().sum().backward()
+    other.sin().sum().backward()
+    head = theirs.base_model.classifier.modules_to_save["default"]
+    heads = zip(ours.model.head.parameters(), head.parameters(), strict=True)
+    pairs = [(ours.prompt, prompt.weight), *heads]
+    learning = [p for p in theirs.parameters() if p.requires_grad]
+    assert len(pairs) == len(learning) == len([p for p in ours.parameters() if p.requires_grad])
+    for a, b in pairs:
+        assert a.grad.abs().max() > 1e-6
+        assert_close(a.grad, b.grad, **EXACT)
+    for side in zip(*pairs, strict=True):
+        torch.optim.AdamW(side, lr=0.01, weight_decay=0.1).step()
+    for a, b in pairs:
+        assert_close(a, b, **EXACT)

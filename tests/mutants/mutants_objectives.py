@@ -136,8 +136,8 @@ MUTANTS = [
     dict(
         name="nsp_labels_flipped",
         module=MODULE,
-        old="            label[i] = 1\n",
-        new="            label[i] = 0\n        else:\n            label[i] = 1\n",
+        old="            label[i] = 1\n    return out, label",
+        new="            label[i] = 1\n    return out, 1 - label",
         why="1 for IsNext, as one would think; in BERT's convention 0 means that B follows.",
         killed_by=UNIT + "test_exchanged_pairs",
     ),
