@@ -6,12 +6,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from small_site import METRICS, project, run
 
 from llmchain.workbench import checks, site
+from llmchain.workbench.chapter import Open
 from llmchain.workbench.report import results_table
 from llmchain.workbench.runner import find_run
 
@@ -175,6 +177,33 @@ def test_templates_as_patterns() -> None:
     assert not fits('f"{kind}: {{{kind}_gain:+.2f}}"', "near: +0.26")
     assert not fits("'{gone}'", "") and checks.sentences("%matplotlib inline", {}) == []
     assert fits("'{word!r}'", "'(yes)'")
+
+
+def test_verdicts_are_bound_to_their_intervals() -> None:
+    metrics = {"a_gain_mean": 0.02, "a_gain_low": 0.01, "a_gain_high": 0.03}
+    metrics |= {"b": -0.1, "b_low": -0.2, "b_high": 0.1}
+    (allowed,) = checks.sentences("ch.verdicts([('a_gain', 'a'), ('b', 'b')])", metrics)
+    a = "- this (or that): +0.020 (+0.010 to +0.030), **better**"
+    b = "- b: -0.100 (-0.200 to +0.100), **not shown to help**"
+    for good in (a, b, f"{b}\n{b}", f"What did pay:\n\n{a}"):
+        assert re.fullmatch(allowed, good), good
+    for bad in (a.replace("0.020", "0.021"), b.replace("not shown to help", "better"), f"{a}\n9"):
+        assert not re.fullmatch(allowed, bad), bad
+
+
+def test_what_did_not_pay_is_told_first() -> None:
+    said: list[str] = []
+    metrics = {"up_mean": 0.2, "up_low": 0.1, "up_high": 0.3, "down": -1.0, "down_low": -2.0}
+    metrics |= {"down_high": -0.5, "open": 0.0, "open_low": -1.0, "open_high": 1.0}
+    chapter = SimpleNamespace(metrics=metrics, say=said.append, chapter=SimpleNamespace(id="x"))
+    tried = [("up", "A"), ("open", "B"), ("down", "C")]
+    Open.verdicts(chapter, tried)  # type: ignore[arg-type]
+    assert [line[:3] for line in said[0].splitlines()] == ["- C", "- B"]
+    assert said[1].startswith("What did pay:\n\n- A: {up_mean:+.3f} ({up_low:+.3f} to")
+    Open.verdicts(chapter, tried[1:])  # type: ignore[arg-type]
+    assert said[3] == "Nothing paid."
+    with pytest.raises(KeyError, match="x: verdicts: `gone_low` is not recorded"):
+        Open.verdicts(chapter, [("gone", "D")])  # type: ignore[arg-type]
 
 
 def test_a_table_that_was_written_by_hand_or_of_another_run(clean: Path, tmp_path: Path) -> None:

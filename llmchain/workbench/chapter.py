@@ -258,6 +258,23 @@ class Open:
         if not _show("text/markdown", text, text):
             print(text)
 
+    def verdicts(self, tried: Iterable[tuple[str, str]]) -> None:
+        """What was tried, (name, in words), and what its interval says: first what did not pay.
+
+        Each name has metrics `<name>` or `<name>_mean`, `<name>_low` and `<name>_high`: a difference to something
+        simpler, above zero if it is better. KeyError names the metric that was not recorded."""
+        lines: dict[str, list[str]] = {"worse": [], "not shown to help": [], "better": []}
+        for name, what in tried:
+            for key in (f"{name}_low", f"{name}_high"):
+                if key not in self.metrics:
+                    raise KeyError(f"{self.chapter.id}: verdicts: `{key}` is not recorded")
+            told, line = verdict_line(name, what, self.metrics)
+            lines[told].append(line)
+        lost = lines["worse"] + lines["not shown to help"]
+        self.say("\n".join(lost or ["- nothing that was tried failed to pay"]))
+        paid = [f"{PAID}\n", *lines["better"]] if lines["better"] else ["Nothing paid."]
+        self.say("\n".join(paid))
+
     # ── what is looked at ─────────────────────────────────────────────────────────────────────
 
     def curve(self, tag: str, step: int, value: float) -> None:
@@ -377,6 +394,18 @@ def _plain(value: Any) -> Any:
 
 def _holds(claim: dict[str, Any], kind: str) -> bool:
     return bool(BOUNDS[kind][0](claim["value"], claim[kind]))
+
+
+PAID = "What did pay:"
+
+
+def verdict_line(name: str, what: str, metrics: dict[str, Any]) -> tuple[str, str]:
+    """What the interval of a difference says, and a template of the line that tells it."""
+    mean = name if name in metrics else f"{name}_mean"
+    low, high = metrics[f"{name}_low"], metrics[f"{name}_high"]
+    told = "better" if low > 0 else "worse" if high < 0 else "not shown to help"
+    interval = f"{{{name}_low:+.3f}} to {{{name}_high:+.3f}}"
+    return told, f"- {what}: {{{mean}:+.3f}} ({interval}), **{told}**"
 
 
 def claim_text(claim: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
-from llmchain.workbench.chapter import claim_text
+from llmchain.workbench.chapter import PAID, claim_text, verdict_line
 from llmchain.workbench.report import MARKS, results_table, seal
 from llmchain.workbench.store import read_json
 
@@ -64,7 +64,7 @@ def otherwise(nb: Any, record: dict[str, Any]) -> list[str]:
 
 
 def sentences(source: str, metrics: dict[str, Any]) -> list[str]:
-    "For each `say` of a cell, a regular expression of what it writes with these metrics."
+    "For each `say` and `verdicts` of a cell, a regular expression of what it writes with these metrics."
     try:
         calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     except SyntaxError:  # a magic
@@ -75,7 +75,21 @@ def sentences(source: str, metrics: dict[str, Any]) -> list[str]:
             parts = getattr(call.args[0], "values", call.args[:1])  # of an f-string, or all of it
             text = "".join(str(p.value) if isinstance(p, ast.Constant) else HOLE for p in parts)
             found.append(pattern(text, metrics))
+        elif isinstance(call.func, ast.Attribute) and call.func.attr == "verdicts":
+            found.append(verdict_lines(metrics))
     return found
+
+
+def verdict_lines(metrics: dict[str, Any]) -> str:
+    "Lines of `verdicts`, each with the figures and the word of one of these intervals."
+    names = [key.removesuffix("_low") for key in metrics if key.endswith("_low")]
+    told = [
+        pattern(verdict_line(name, HOLE, metrics)[1], metrics)
+        for name in names
+        if f"{name}_high" in metrics and metrics.keys() & {name, f"{name}_mean"}
+    ]
+    line = f"(?:{'|'.join(told) or '(?!)'})"
+    return rf"(?:{re.escape(PAID)}\n\n)?{line}(?:\n{line})*"
 
 
 def pattern(template: str, metrics: dict[str, Any]) -> str:
