@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from llmchain.workbench.contract import read_chapters
+from llmchain.workbench.machine import cores
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = list(read_chapters(ROOT))
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,9 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The summary of one run of the whole chain in a store of its own."""
     runs = tmp_path_factory.mktemp("runs")
     environment = {**os.environ, "LLMCHAIN_RUNS": str(runs), "LLMCHAIN_ROOT": str(ROOT)}
+    # what pytest's other workers compute on is not promised twice: threads that wait for a core spin
+    beside = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    environment.setdefault("LLMCHAIN_THREADS", str(max(1, cores() // beside)))
     words = [
         sys.executable,
         "-m",
