@@ -139,6 +139,14 @@ def test_decoder_states_and_logits(kind, sizes, padding):
     assert len(gaps) == sizes[0] + 1 and max(gaps) <= 1e-10
 
 
+def assert_same_gradients(ours, theirs, losses):
+    "Losses alike, and the gradient of every weight."
+    assert abs(losses[0].item() / losses[1].item() - 1) <= 1e-9
+    for loss in losses:
+        loss.backward()
+    assert gradient_gap(ours, theirs, llama_names(ours.config)) <= 1e-9
+
+
 @every_padding
 @every_decoder
 @every_kind
@@ -146,10 +154,7 @@ def test_decoder_loss_and_every_gradient(kind, sizes, padding):
     ours, theirs, ids, mask, here, there = both_decoders(kind, sizes, padding)
     counted = (mask[:, 1:] * mask[:, :-1]).bool()
     losses = [shared_loss(x[:, :-1], ids[:, 1:], counted) for x in (here, there.logits)]
-    assert abs(losses[0].item() / losses[1].item() - 1) <= 1e-9
-    for loss in losses:
-        loss.backward()
-    assert gradient_gap(ours, theirs, llama_names(ours.config)) <= 1e-9
+    assert_same_gradients(ours, theirs, losses)
 
 
 @every_decoder
@@ -211,10 +216,7 @@ def packed_losses(kind, sizes):
 @every_kind
 def test_packed_loss_and_every_gradient(kind, sizes):
     ours, theirs, losses = packed_losses(kind, sizes)
-    assert abs(losses[0].item() / losses[1].item() - 1) <= 1e-9
-    for loss in losses:
-        loss.backward()
-    assert gradient_gap(ours, theirs, llama_names(ours.config)) <= 1e-9
+    assert_same_gradients(ours, theirs, losses)
 
 
 @every_decoder
