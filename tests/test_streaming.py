@@ -98,9 +98,9 @@ def long_stream(tmp_path_factory):
 def test_shards_joined_are_the_stream_whatever_their_size(tmp_path, shard_tokens):
     found = stream_of(tmp_path / "s", shard_tokens=shard_tokens)
     whole = one_array(documents())
-    assert np.concatenate(found.shards).tolist() == whole.tolist()
+    assert np.array_equal(np.concatenate(found.shards), whole)
     assert {len(s) for s in found.shards[:-1]} <= {shard_tokens}
-    assert found.window(0, found.n_tokens).tolist() == whole.tolist()
+    assert np.array_equal(found.window(0, found.n_tokens), whole)
 
 
 def test_a_window_is_that_of_one_array_wherever_it_lies(stream):
