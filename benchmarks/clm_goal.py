@@ -1,7 +1,7 @@
 """Seconds of training to a loss of 5.1: our loop of clm.py, its model, its tokens, alone.
 
 The plan is the whole of LIMIT, because the learning rate falls to its end; the run stops when it is under GOAL, and
-fails if it never is."""
+is not within LIMIT if it never is."""
 
 import json
 import sys
@@ -14,6 +14,7 @@ import clm
 UNIT = "seconds of training to a validation loss of 5.1 nats a token"
 GOALS: dict[str, float] = {}
 LIMIT, GOAL = 300.0, 5.1
+MUST = ("under_target",)
 WARM_UP = False
 
 

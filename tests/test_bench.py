@@ -72,6 +72,12 @@ def test_accuracy_may_differ_by_its_margin_and_memory_by_its_share() -> None:
     assert told_of({}, {}, memory=0.9)["missed"] == ["memory"]
 
 
+def test_a_round_of_ours_that_did_not_arrive_reaches_no_goal() -> None:
+    assert told_of({"under": True}, {}, must=("under",))["reached"]
+    assert told_of({"under": False}, {}, must=("under",))["missed"] == ["under"]
+    assert told_of({}, {"under": True}, must=("under",))["missed"] == ["under"]
+
+
 def test_one_unequal_round_is_enough() -> None:
     rounds = [{"value": 1.0, "quality": {"tokens": t}, "peak_rss_mb": 1.0} for t in "aab"]
     same = [{"value": 9.0, "quality": {"tokens": "a"}, "peak_rss_mb": 1.0}] * 3
@@ -148,8 +154,8 @@ def test_contenders_of_clm_race_for_one_target(
         assert told["quality"]["target"] == round(target, 4)
         assert told["quality"]["under_target"] is (told["quality"]["loss"] <= round(target, 4))
     (tmp_path / "target.json").write_text(json.dumps({"loss": 0.0, "steps": 1}))
-    with pytest.raises(SystemExit, match="ours ends at .*, not under 0.0000"):
-        clm.main("ours", tokens, tmp_path)
+    assert clm.main("ours", tokens, tmp_path)["quality"]["under_target"] is False
+    assert module.MUST == ("under_target",)
 
 
 def test_the_goal_of_clm_is_reached_or_missed(
@@ -161,8 +167,9 @@ def test_the_goal_of_clm_is_reached_or_missed(
     monkeypatch.setattr(module, "GOAL", 4.1)
     assert module.main(tokens, tmp_path)["quality"]["loss"] <= 4.1
     monkeypatch.setattr(module, "GOAL", 0.01)
-    with pytest.raises(SystemExit, match="not under 0.0100"):
-        module.main(tokens, tmp_path)
+    late = module.main(tokens, tmp_path) | {"peak_rss_mb": 1.0}
+    told = bench.summarise("x", "seconds", {}, {"ours": [late]}, limit=1e6, must=module.MUST)
+    assert late["quality"]["under_target"] is False and told["within"] is False
 
 
 def test_contenders_of_mlm_race_for_one_target(

@@ -8,6 +8,7 @@ A benchmark is `benchmarks/<name>.py` with
     EQUAL     (may be left out) {name in `quality`: name of its margin, or "" where both must say the
               same}: what a peer with a goal and ours must share, or the ratio says nothing
     MEMORY    (may be left out) our share of such a peer's peak memory, at most
+    MUST      (may be left out) names in `quality` that every round of ours must tell as true
     WARM_UP   (may be left out) False: no round that is not counted; for contenders of minutes
     commands(folder)  {"ours": [argv, …], peer: [argv, …], …}; the commands of one contender are run
                       one after the other, and `folder` is an empty one for their files
@@ -85,7 +86,7 @@ def run(name: str, rounds: int = 3) -> dict[str, Any]:
                 result = measure(commands)
                 if number:
                     found[who].append(result)
-    more = {key.lower(): getattr(module, key, None) for key in ("LIMIT", "EQUAL", "MEMORY")}
+    more = {key.lower(): getattr(module, key, None) for key in ("LIMIT", "EQUAL", "MEMORY", "MUST")}
     return summarise(name, module.UNIT, module.GOALS, found, **more)
 
 
@@ -111,8 +112,12 @@ def summarise(
     limit: float | None = None,
     equal: dict[str, str] | None = None,
     memory: float | None = None,
+    must: tuple[str, ...] | None = None,
 ) -> dict[str, Any]:
     """What a program reads of a benchmark: ratios (above one: ours is better) of medians."""
+    failed = sorted(
+        {key for r in found["ours"] for key in must or () if r["quality"].get(key) is not True}
+    )
     values = {who: [r["value"] for r in results] for who, results in found.items()}
     peaks = {who: max(r["peak_rss_mb"] for r in results) for who, results in found.items()}
     ours = values.pop("ours")
@@ -130,7 +135,7 @@ def summarise(
         if peer in goals:
             rounds = zip(found["ours"], found[peer], strict=True)
             wrong = {w for o, t in rounds for w in differs(o["quality"], t["quality"], equal or {})}
-            missed = ["speed"] * (ratios[peer]["ratio"] < goals[peer]) + sorted(wrong)
+            missed = ["speed"] * (ratios[peer]["ratio"] < goals[peer]) + sorted(wrong) + failed
             missed += ["memory"] * (memory is not None and ratios[peer]["memory"] > memory)
             ratios[peer] |= {"missed": missed, "reached": not missed}
     nearest_peer: dict[str, Any] = min(ratios.values(), key=lambda r: r["ratio"], default={})
@@ -139,7 +144,7 @@ def summarise(
         "ratio": nearest_peer.get("ratio"),
         "goal": nearest_peer.get("goal"),
         "limit": limit,
-        "within": None if limit is None else statistics.median(ours) <= limit,
+        "within": None if limit is None else statistics.median(ours) <= limit and not failed,
         "unit": unit,
         "ours": ours,
         "peers": values,
