@@ -150,7 +150,7 @@ class Race:
         return done == n_steps or (now and not self.sets_target)
 
     def follow(self, rows: Callable[..., Iterator[dict]], lr: float) -> int:
-        """Steps that our loop takes to the target; `rows(schedule, steps)` is the loop."""
+        """Steps that our loop takes to the target, or all it has; `rows(schedule, steps)` is the loop."""
         from llmchain.pretrain.training import warmup_cosine
 
         timing = rows(lambda step: 0.0, range(6))

@@ -15,7 +15,8 @@ A benchmark is `benchmarks/<name>.py` with
 
 Measured is the wall time of the commands. A command that measures something narrower prints
 `{"value": number, "quality": {…}}` as its last line; values of one contender are then added up. A goal
-is reached by a ratio that is large enough, work that was equal in every round, and memory that fits.
+is reached by a ratio that is large enough, work that was equal in every round, rounds of ours that tell
+what they must, and memory that fits.
 """
 
 import importlib.util
